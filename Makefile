@@ -1,0 +1,44 @@
+# `make demo` and `make test` each set up what they need in .venv, and reuse it when it is there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= demo_results
+
+.PHONY: demo test test-all lint check-types schemas bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python demo/run.py $(OUT)
+
+test: $(VENV)/.ready-dev lint check-types
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.ready-dev lint check-types
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+check-types: $(VENV)/.ready-dev
+	$(BIN)/mypy
+
+schemas: $(VENV)/.ready
+	$(BIN)/python docs/make_schemas.py
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/startup.py
+
+clean:
+	rm -rf $(VENV) demo_results
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The constraints name every version, so that a test that passes here passes everywhere.
+$(VENV)/.ready: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.ready-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(VENV)/.ready $@

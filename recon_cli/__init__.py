@@ -1,0 +1,37 @@
+"""Recon: finds the layers where the tasks of a multi-task network fight, and splits them.
+
+The command line is `recon`; what it does is also here, for people's own code. Names are looked up on first use, so that
+`import recon_cli` alone imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from recon_cli._version import __version__
+from recon_cli.errors import ReconError
+
+if TYPE_CHECKING:
+    from recon_cli.artifacts.manifest import Manifest
+    from recon_cli.artifacts.ranking import Ranking
+    from recon_cli.artifacts.scores import Scores
+    from recon_cli.branching.module import BranchedModel, branch
+
+__all__ = ["BranchedModel", "Manifest", "Ranking", "ReconError", "Scores", "__version__", "branch"]
+
+_HOMES = {
+    "BranchedModel": "recon_cli.branching.module",
+    "Manifest": "recon_cli.artifacts.manifest",
+    "Ranking": "recon_cli.artifacts.ranking",
+    "Scores": "recon_cli.artifacts.scores",
+    "branch": "recon_cli.branching.module",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the room that a public name lives in (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""What travels between commands: scores, rankings, comparisons and manifests, read strictly and published whole."""

@@ -1,0 +1,127 @@
+"""What all JSON artifacts have in common: a schema name, strict reading, and whole files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from recon_cli.artifacts import strict_json
+from recon_cli.artifacts.publish import check_output, publish_bytes
+from recon_cli.errors import ReconError, printable, quoted
+
+STANDARD_STREAM = Path("-")
+"""The path that stands for standard input or standard output."""
+
+MAX_BYTES = 1 << 30
+
+AnyDocument = TypeVar("AnyDocument", bound="Document")
+
+
+class Record(BaseModel):
+    """A part of a document: typed, immutable, and nothing in it that its schema does not name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Document(Record):
+    """A JSON document that one command writes and another reads; its first field names its schema."""
+
+    SCHEMA: ClassVar[str]
+    """The schema's name and version, as `"schema"` holds it."""
+    MADE_BY: ClassVar[str]
+    """The command that writes such documents."""
+    INDENT: ClassVar[int | None] = 2
+
+    def to_json(self) -> dict[str, Any]:
+        """The document as plain data, `"schema"` first."""
+        return {"schema": self.SCHEMA, **self.model_dump(mode="json")}
+
+    def to_bytes(self) -> bytes:
+        """The document as it stands in a file: the same content gives the same bytes."""
+        return strict_json.encode(self.to_json(), indent=self.INDENT)
+
+    def write(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the document to a file, which appears whole or not at all, or to standard output for `-`.
+
+        :raises ReconError: if the file exists and `overwrite` is off, or cannot be written.
+        """
+        if path == STANDARD_STREAM:
+            sys.stdout.write(self.to_bytes().decode("ascii"))
+            return
+        check_output(path, overwrite=overwrite)
+        publish_bytes(path, self.to_bytes(), overwrite=overwrite)
+
+    @classmethod
+    def read(cls: type[AnyDocument], path: Path) -> AnyDocument:
+        """Read and validate a document.
+
+        :param path: its file, or `-` for standard input.
+        :raises ReconError: if the file is missing, broken, foreign, or of another schema.
+        """
+        return cls.from_content(read_json(path), name_of(path))
+
+    @classmethod
+    def from_content(cls: type[AnyDocument], content: object, source: str) -> AnyDocument:
+        """Validate a document that was read already.
+
+        :param content: what the JSON holds.
+        :param source: what the document is called in messages.
+        """
+        if not isinstance(content, dict) or "schema" not in content:
+            raise ReconError(
+                f"{source} is not a {cls.SCHEMA} document: it names no schema", f"`{cls.MADE_BY}` writes one"
+            )
+        found = content["schema"]
+        if found != cls.SCHEMA:
+            raise ReconError(
+                f"{source} has the schema {quoted(found)}, but {quoted(cls.SCHEMA)} was expected",
+                f"`{cls.MADE_BY}` writes one",
+            )
+        try:
+            # Python's lists become the schema's tuples only outside the strict mode, so JSON is validated as JSON.
+            body = strict_json.encode({k: v for k, v in content.items() if k != "schema"}, indent=None)
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise ReconError(f"{source} is not a valid {cls.SCHEMA} document: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of the problems that pydantic found, as a phrase, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return f"{quoted(where)}: {printable(message)}{more}" if where else f"{printable(message)}{more}"
+
+
+def name_of(path: Path) -> str:
+    """What a path is called in messages."""
+    return "standard input" if path == STANDARD_STREAM else quoted(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read any JSON file strictly; `-` is standard input.
+
+    :raises ReconError: if it cannot be read or is no JSON.
+    """
+    return strict_json.parse(_read_bytes(path), name_of(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path == STANDARD_STREAM:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    else:
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise ReconError(f"there is no file {quoted(path)}") from None
+        except OSError as error:
+            raise ReconError(f"cannot read {quoted(path)}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise ReconError(f"{name_of(path)} is larger than {MAX_BYTES} bytes, so it is no document of Recon")
+    return data

@@ -1,0 +1,129 @@
+"""The manifest of a branched checkpoint: which layers were split how, and where every tensor of the source went."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from recon_cli.artifacts.document import Document, Record
+from recon_cli.artifacts.scores import Versions
+
+
+class Branch(Record):
+    """One copy of a split layer, and the tasks that use it."""
+
+    id: str = Field(description="the copy's identifier in tensor names")
+    tasks: tuple[str, ...]
+
+
+class SplitLayer(Record):
+    """A layer that was split, and the partition of the tasks over its copies."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    branches: tuple[Branch, ...]
+
+    def branch_of(self, task: str) -> str:
+        """The identifier of the copy that a task uses."""
+        return next(branch.id for branch in self.branches if task in branch.tasks)
+
+
+class PlannedTensor(Record):
+    """Where one tensor of the source goes."""
+
+    key: str = Field(description="its name in the source")
+    dtype: str
+    shape: tuple[int, ...]
+    copies: dict[str, str] | None = Field(description="branch id -> name of the copy; null if it was kept")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names under which the tensor stands in the branched checkpoint."""
+        return (self.key,) if self.copies is None else tuple(self.copies.values())
+
+
+class TensorRecord(PlannedTensor):
+    """Where one tensor of the source went, and what it holds."""
+
+    digest: str = Field(description="SHA-256 of its bytes, the same for all its copies")
+
+
+class Size(Record):
+    """The size of a checkpoint; a tied tensor counts once among the parameters."""
+
+    parameters: int
+    parameter_bytes: int
+    tensors: int
+    tensor_bytes: int = Field(description="bytes of all tensors, buffers included")
+
+
+class Sizes(Record):
+    """A checkpoint before and after its split."""
+
+    before: Size
+    after: Size
+    split_parameters: int = Field(description="parameters of the split layers, counted once")
+    shared_parameters: int | None = Field(description="parameters of all ranked layers, if a ranking was used")
+
+
+class SourceCheckpoint(Record):
+    """The checkpoint that was split."""
+
+    name: str = Field(description="its file name, without folders")
+    format: Literal["safetensors", "torch"]
+    digest: str = Field(description="SHA-256 over the names, types, shapes and digests of its tensors")
+
+
+class Selection(Record):
+    """How the split layers were chosen."""
+
+    policy: Literal["top-k", "min-score", "budget", "layers"]
+    argument: str
+    ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
+
+
+class SplitPlan(Document):
+    """What `recon split` would do to a checkpoint."""
+
+    SCHEMA: ClassVar[str] = "recon.plan/1"
+    MADE_BY: ClassVar[str] = "recon split --dry-run"
+
+    tasks: tuple[str, ...]
+    layers: tuple[SplitLayer, ...]
+    tensors: tuple[PlannedTensor, ...]
+    sizes: Sizes
+    selection: Selection
+
+
+class Manifest(Document):
+    """What `recon split` did to a checkpoint; it stands beside the branched file and inside it."""
+
+    SCHEMA: ClassVar[str] = "recon.manifest/1"
+    MADE_BY: ClassVar[str] = "recon split"
+    METADATA_KEY: ClassVar[str] = "recon.manifest"
+
+    tasks: tuple[str, ...]
+    batchnorm: Literal["shared"] = Field(
+        description="running statistics of a BatchNorm that stays shared: one set for all tasks"
+    )
+    layers: tuple[SplitLayer, ...]
+    tensors: tuple[TensorRecord, ...] = Field(description="every tensor of the source, in its order")
+    sizes: Sizes
+    source: SourceCheckpoint
+    selection: Selection
+    versions: Versions
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if not self.layers:
+            raise ValueError("no layer is split")
+        for layer in self.layers:
+            placed = [task for branch in layer.branches for task in branch.tasks]
+            if sorted(placed) != sorted(self.tasks):
+                raise ValueError(f"the branches of layer {layer.name!r} are no partition of the tasks")
+        keys = [record.key for record in self.tensors]
+        places = [place for record in self.tensors for place in record.places]
+        if len(set(keys)) < len(keys) or len(set(places)) < len(places):
+            raise ValueError("a tensor is named twice")
+        return self

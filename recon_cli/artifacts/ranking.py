@@ -1,0 +1,102 @@
+"""A ranking: the shared layers by falling conflict score. The authors' own plain `{layer: score}` is read as well."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from recon_cli.artifacts.document import Document, Record, name_of, read_json
+from recon_cli.artifacts.scores import UnrankedLayer
+from recon_cli.errors import ReconError, quoted
+
+
+class RankedLayer(Record):
+    """One layer of a ranking; what a plain ranking does not say is None."""
+
+    name: str
+    score: float
+    rate: float | None = Field(description="share of the measured task pairs that conflict")
+    share: float | None = Field(description="share of all layers' conflicts that are this layer's")
+    size: int | None = Field(description="number of parameters")
+    bytes: int | None
+    aliases: tuple[str, ...] = ()
+
+
+class RankingSource(Record):
+    """Where a ranking came from."""
+
+    scores_digest: str | None = Field(description="SHA-256 of the scores document")
+    config_digest: str | None
+    checkpoint_digest: str | None
+    complete: bool | None = Field(description="false if the profile ended before its last iteration")
+
+
+class Ranking(Document):
+    """What `recon rank` made of the scores: layers by falling score, ties in the model's own order."""
+
+    SCHEMA: ClassVar[str] = "recon.ranking/1"
+    MADE_BY: ClassVar[str] = "recon rank"
+
+    tasks: tuple[str, ...] | None
+    severity: float | None
+    stage: int | None = Field(description="stage counted from 1, or null for the whole profile")
+    iterations: int | None
+    layers: tuple[RankedLayer, ...]
+    unranked: tuple[UnrankedLayer, ...] | None = Field(description="the model's other layers, if they are known")
+    source: RankingSource
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Ranking:
+        names = [layer.name for layer in self.layers]
+        if not names:
+            raise ValueError("the ranking holds no layers")
+        if len(set(names)) < len(names):
+            raise ValueError("a layer is ranked twice")
+        scores = [layer.score for layer in self.layers]
+        if scores != sorted(scores, reverse=True):
+            raise ValueError("the layers do not stand in the order of falling scores")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names in ranked order."""
+        return tuple(layer.name for layer in self.layers)
+
+    @classmethod
+    def read(cls, path: Path) -> Ranking:
+        """Read a ranking, or the authors' plain `{layer: score}`; `-` is standard input."""
+        return cls.from_content(read_json(path), name_of(path))
+
+    @classmethod
+    def from_content(cls, content: object, source: str) -> Ranking:
+        """Validate a ranking that was read already, in either form."""
+        if isinstance(content, dict) and content and "schema" not in content:
+            return _from_plain(content, source)
+        return super().from_content(content, source)
+
+
+def _from_plain(content: dict[str, Any], source: str) -> Ranking:
+    for name, score in content.items():
+        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise ReconError(
+                f"{source} is neither a {Ranking.SCHEMA} document nor a plain mapping from layers to scores: "
+                f"{quoted(name)} has no number",
+                f"`{Ranking.MADE_BY}` writes a ranking",
+            )
+    layers = tuple(
+        RankedLayer(name=name, score=float(score), rate=None, share=None, size=None, bytes=None)
+        for name, score in sorted(content.items(), key=lambda item: -item[1])
+    )
+    source_of_plain = RankingSource(scores_digest=None, config_digest=None, checkpoint_digest=None, complete=None)
+    return Ranking(
+        tasks=None,
+        severity=None,
+        stage=None,
+        iterations=None,
+        layers=layers,
+        unranked=None,
+        source=source_of_plain,
+    )

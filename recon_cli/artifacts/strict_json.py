@@ -1,0 +1,66 @@
+"""JSON as the artifacts use it: no NaN, no duplicate keys, the same bytes for the same content."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from recon_cli.errors import ReconError, quoted
+
+
+def parse(data: bytes, source: str) -> Any:
+    """Parse a JSON document strictly.
+
+    :param data: the document, UTF-8.
+    :param source: what the document is called in messages.
+    :raises ReconError: if it is no JSON, holds NaN, an infinity or a key twice, or is nested too deeply.
+    """
+    if not data.strip():
+        raise ReconError(f"{source} is empty; a JSON document was expected")
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_refuse_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_refuse_overflow,
+        )
+    except UnicodeDecodeError:
+        raise ReconError(f"{source} is not UTF-8 text, so it is no JSON document") from None
+    except RecursionError:
+        raise ReconError(f"{source} is nested too deeply to be read") from None
+    except json.JSONDecodeError as error:
+        raise ReconError(
+            f"{source} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except ValueError as error:
+        raise ReconError(f"{source} is not valid JSON: {error}") from None
+
+
+def encode(content: object, *, indent: int | None) -> bytes:
+    """The bytes of a JSON document, with a newline at its end; plain ASCII, so safe to print."""
+    separators = (",", ":") if indent is None else (",", ": ")
+    text = json.dumps(content, indent=indent, separators=separators, allow_nan=False, ensure_ascii=True)
+    return text.encode("ascii") + b"\n"
+
+
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {quoted(key)} stands twice in one object")
+            seen.add(key)
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _refuse_overflow(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text} is too large")
+    return value

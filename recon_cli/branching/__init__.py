@@ -1,0 +1,1 @@
+"""Branching: the plan as pure data, the rewritten checkpoint, and the branched module."""

@@ -1,0 +1,77 @@
+"""Checking that a branched checkpoint is what its manifest says, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from recon_cli.artifacts.document import Document
+from recon_cli.artifacts.manifest import Manifest
+from recon_cli.branching.manifests import read_manifest
+from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
+from recon_cli.errors import quoted
+
+
+class Verification(Document):
+    """What `recon verify` found."""
+
+    SCHEMA: ClassVar[str] = "recon.verification/1"
+    MADE_BY: ClassVar[str] = "recon verify"
+
+    passed: bool
+    kept: int = Field(description="tensors found unchanged under their own names")
+    copies: int = Field(description="copies of split tensors found equal to the source's")
+    problems: tuple[str, ...]
+
+
+def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verification:
+    """Check a freshly split checkpoint against its source and its manifest.
+
+    Every tensor of the source has to be in the manifest with its type, shape and digest; every tensor of the branched
+    file has to be one that the manifest names, with the same bytes as its original.
+
+    :param manifest: the manifest's file; without it, the manifest inside the branched file.
+    :raises ReconError: if a file cannot be read. What merely disagrees is listed in the result.
+    """
+    record = read_manifest(manifest or branched)
+    with open_checkpoint(source) as file:
+        problems = list(_source_problems(file, record))
+    with open_checkpoint(branched) as file:
+        found = {tensor.key: (tensor, file.digest(tensor)) for tensor in file.tensors}
+    kept = copies = 0
+    for tensor in record.tensors:
+        for place in tensor.places:
+            problem = _difference(found.pop(place, None), tensor.dtype, tensor.shape, tensor.digest)
+            if problem:
+                problems.append(f"{quoted(place)} of the branched checkpoint {problem}")
+            elif tensor.copies is None:
+                kept += 1
+            else:
+                copies += 1
+    problems += [f"{quoted(key)} of the branched checkpoint is not in the manifest" for key in found]
+    return Verification(passed=not problems, kept=kept, copies=copies, problems=tuple(problems))
+
+
+def _source_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[str]:
+    records: Mapping[str, object] = {record.key: record for record in manifest.tensors}
+    found = {tensor.key: tensor for tensor in source.tensors}
+    for record in manifest.tensors:
+        tensor = found.get(record.key)
+        digested = None if tensor is None else (tensor, source.digest(tensor))
+        problem = _difference(digested, record.dtype, record.shape, record.digest)
+        if problem:
+            yield f"{quoted(record.key)} of the source {problem}"
+    yield from (f"{quoted(key)} of the source is not in the manifest" for key in found if key not in records)
+
+
+def _difference(found: tuple[TensorInfo, str] | None, dtype: str, shape: tuple[int, ...], digest: str) -> str | None:
+    if found is None:
+        return "is missing"
+    tensor, own_digest = found
+    if (tensor.dtype, tensor.shape) != (dtype, shape):
+        return f"is {tensor.dtype} {list(tensor.shape)}, but the manifest says {dtype} {list(shape)}"
+    return None if own_digest == digest else "has other values than the manifest says"

@@ -1,0 +1,1 @@
+"""Checkpoint formats: reading and writing tensors by their bytes."""

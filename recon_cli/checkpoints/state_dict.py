@@ -1,0 +1,101 @@
+"""State dicts as tensors: read safely from safetensors or torch files, and loaded into a module."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from recon_cli.checkpoints.sniffing import sniff_format
+from recon_cli.errors import ReconError, listed, quoted
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat state dict; torch files are unpickled with `weights_only=True` and never otherwise.
+
+    :raises ReconError: if the file cannot be read or holds anything but tensors by their names.
+    """
+    if sniff_format(path) == "safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ReconError(f"{quoted(path)} is not a valid safetensors file: {error}") from error
+    return read_torch_file(path)
+
+
+def read_torch_file(path: Path) -> dict[str, torch.Tensor]:
+    """Read a flat state dict from a file that `torch.save` wrote.
+
+    :raises ReconError: if it cannot be read as one.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message advises the unsafe mode, so it is not shown.
+        raise ReconError(
+            f"{quoted(path)} holds more than tensors and plain containers, so it is not opened",
+            "save the weights alone: `torch.save(model.state_dict(), path)`",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise ReconError(
+            f"{quoted(path)} is not a file of tensors that `torch.save` wrote, or it is damaged",
+            "save the weights alone: `torch.save(model.state_dict(), path)`",
+        ) from error
+    return _flat(content, path)
+
+
+def load_into(model: nn.Module, path: Path) -> None:
+    """Load a checkpoint into a module; both must have the same names and shapes.
+
+    :raises ReconError: naming what differs.
+    """
+    state = read_state_dict(path)
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    if missing or unexpected:
+        parts = []
+        if missing:
+            parts.append(f"it lacks {listed(missing)}")
+        if unexpected:
+            parts.append(f"the model has no {listed(unexpected)}")
+        raise ReconError(f"the checkpoint {quoted(path)} does not fit the model: {'; '.join(parts)}")
+    for key, tensor in own.items():
+        if tensor.shape != state[key].shape:
+            raise ReconError(
+                f"the checkpoint {quoted(path)} does not fit the model: {quoted(key)} has the shape "
+                f"{tuple(state[key].shape)}, the model's {tuple(tensor.shape)}"
+            )
+    model.load_state_dict(state)
+
+
+def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if not isinstance(content, Mapping) or not content:
+        raise ReconError(
+            f"{quoted(path)} holds a {quoted(type(content).__name__)}, not a state dict",
+            "save the weights alone: `torch.save(model.state_dict(), path)`",
+        )
+    for key, value in content.items():
+        if isinstance(key, str) and isinstance(value, torch.Tensor):
+            continue
+        nested = [k for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)]
+        if nested:
+            raise ReconError(
+                f"{quoted(path)} holds its weights under {listed(nested)}, beside other things",
+                f"save them alone: `torch.save(torch.load(path, weights_only=True)[{str(nested[0])!r}], 'weights.pt')`",
+            )
+        raise ReconError(
+            f"{quoted(path)} is no flat state dict: its entry {quoted(key)} is a {quoted(type(value).__name__)}",
+            "save the weights alone: `torch.save(model.state_dict(), path)`",
+        )
+    return dict(content)
+
+
+def _holds_tensors(content: Mapping[object, object]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in content.values())

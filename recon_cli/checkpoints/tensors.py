@@ -1,0 +1,90 @@
+"""A tensor as a checkpoint describes it, without its values."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Literal, TypeVar
+
+from recon_cli.artifacts.digests import digest_text, new_digest
+
+DTYPE_BITS: Mapping[str, int] = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32,
+    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""The types that the safetensors format has, and the bits of one element."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, type and shape of a tensor.
+
+    :ivar dtype: the type's name as safetensors writes it.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """The size in bytes."""
+        return (self.size * DTYPE_BITS[self.dtype] + 7) // 8
+
+
+AnySource = TypeVar("AnySource", bound="CheckpointSource")
+
+
+class CheckpointSource(ABC):
+    """A checkpoint that is read: what is in it, and the bytes of each tensor.
+
+    :ivar tensors: its tensors in its own order.
+    :ivar ties: for a tensor that lies in the same memory as an earlier one, that one's name.
+    :ivar metadata: the text that the file carries besides its tensors.
+    """
+
+    FORMAT: ClassVar[Literal["safetensors", "torch"]]
+    tensors: tuple[TensorInfo, ...]
+    ties: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+    @abstractmethod
+    def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
+        """The bytes of a tensor, row-major and little-endian, in pieces of a size that suits the processor's caches.
+
+        A piece is valid until the next one is asked for.
+        """
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Refuse a file that was modified since it was opened."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+    def digest(self, tensor: TensorInfo) -> str:
+        """The digest of a tensor's bytes."""
+        state = new_digest()
+        for chunk in self.chunks(tensor):
+            state.update(chunk)
+        return digest_text(state)
+
+    def __enter__(self: AnySource) -> AnySource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,78 @@
+"""The command `recon`: its subcommands, and how a run of it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from recon_cli._version import __version__
+from recon_cli.cli import compare_rankings, init, profile, rank, split, verify
+from recon_cli.cli.errors import DONE, report
+
+app = typer.Typer(
+    name="recon",
+    help="Finds the layers where the tasks of a multi-task network fight, and splits them in its checkpoint.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, config or input, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    # Plain help starts in half the time, and reads well in a log.
+    rich_markup_mode=None,
+)
+app.command("init", short_help="Write a config to start from.")(init.command)
+app.command("profile", short_help="Measure conflicts layer by layer.")(profile.command)
+app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
+app.command("split", short_help="Split layers of a checkpoint.")(split.command)
+app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
+app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"recon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `recon`.
+
+    :param arguments: the command line without the program's name; default: the process's own.
+    :returns: the exit code.
+    """
+    # PyTorch warns about a missing numpy, which nothing here needs.
+    warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # Names may hold characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="recon", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except BrokenPipeError:
+        # Whoever read the output has had enough (`recon rank ... | head`); every file was written before.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (typer.Abort, KeyboardInterrupt):
+        return report(KeyboardInterrupt())
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else DONE
+    except Exception as error:  # noqa: BLE001  (the last place that can turn an error into a message)
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            # Wrong usage: typer knows best how to say it.
+            error.show()
+            return int(error.exit_code)
+        return report(error)

@@ -1,0 +1,49 @@
+"""`recon profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recon_cli.cli.options import Force, Json, Quiet
+from recon_cli.cli.output import Output
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The config; `recon init` writes one.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The scores file; - is standard output.")
+    ],
+    iterations: Annotated[
+        int | None,
+        typer.Option("--iterations", min=1, metavar="N", help="How many iterations to measure; default: the config's."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="auto|cuda|cpu", help="Where to run; auto takes CUDA where there is one."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, metavar="N", help="Seeds everything random; default: the config's."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train jointly for some iterations, and measure on every shared layer how often the tasks' gradients conflict."""
+    from recon_cli.cli.progress import ProfileProgress
+    from recon_cli.config.loading import load_config
+    from recon_cli.profiling.run import ProfileRequest, profile
+    from recon_cli.reporting.scores import scores_view
+
+    sink = Output.choose(json=json, quiet=quiet, to=output)
+    request = ProfileRequest(load_config(config), iterations, seed, device, checkpoint)
+    with ProfileProgress(sink) as progress:
+        scores = profile(request, progress, output, overwrite=force)
+    sink.result(scores, lambda: scores_view(scores, output))

@@ -1,0 +1,102 @@
+"""What somebody at a terminal sees of a profile: a bar, and the layers that lead so far."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from recon_cli.cli.output import Output, make_console
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import Progress, TaskID
+
+    from recon_cli.profiling.run import Leader
+
+_SECONDS_BETWEEN_TABLES = 0.5
+
+
+class ProfileProgress:
+    """Watches a profile for the terminal; silent when there is none.
+
+    :param sink: the command's output.
+    """
+
+    def __init__(self, sink: Output) -> None:
+        self._sink = sink
+        self._live: Live | None = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._next_table = 0.0
+
+    def __enter__(self) -> ProfileProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def started(self, iterations: int, layers: int, device: str) -> None:
+        """Begin to show the bar."""
+        if not self._sink.is_watched:
+            return
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn(f"profiling {layers} layers on {device}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._progress.add_task("iterations", total=iterations)
+        self._live = Live(self._progress, console=make_console(sys.stderr), refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
+        """Move the bar, and now and then show the layers that lead."""
+        if self._live is None or self._progress is None or self._task is None:
+            return
+        self._progress.update(self._task, completed=iteration)
+        if time.monotonic() >= self._next_table:
+            self._live.update(self._picture(leaders()))
+            self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
+
+    def restarted(self, times: int) -> None:
+        """Say so the first time; a long run starts over at every epoch."""
+        if times == 1:
+            self._pause_for(
+                lambda: self._sink.note("the data has fewer batches than there are iterations; it is started over")
+            )
+
+    def kept(self, path: Path, iterations: int) -> None:
+        """Say where an unfinished profile lies."""
+        self._stop()
+        self._sink.warning(f"the {iterations} iterations measured until then are kept in {path}")
+
+    def _pause_for(self, speak: Callable[[], None]) -> None:
+        if self._live is None:
+            speak()
+            return
+        self._live.stop()
+        speak()
+        self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _picture(self, leaders: list[Leader]) -> Group:
+        from rich.console import Group
+
+        from recon_cli.reporting.ranking import leaders_table
+
+        assert self._progress is not None
+        return Group(leaders_table(leaders), self._progress)

@@ -1,0 +1,51 @@
+"""`recon rank`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recon_cli.cli.options import DocumentOutput, Force, Json, Quiet
+from recon_cli.cli.output import Output
+
+
+def command(
+    scores: Annotated[Path, typer.Argument(metavar="SCORES", help="The scores file; - is standard input.")],
+    severity: Annotated[
+        float | None,
+        typer.Option(
+            "--severity",
+            "-S",
+            metavar="S",
+            help="Count pairs whose cosine is below S; default -0.1.",
+            show_default=False,
+        ),
+    ] = None,
+    stage: Annotated[
+        int | None,
+        typer.Option(
+            "--stage", metavar="N", help="Rank by stage N of the profile, counted from 1.", show_default=False
+        ),
+    ] = None,
+    output: DocumentOutput = None,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank the shared layers by how often their tasks' gradients conflict.
+
+    A plain `{layer: score}` file is accepted as well.
+    """
+    from recon_cli.artifacts.document import name_of, read_json
+    from recon_cli.ranking.rank import rank_document
+    from recon_cli.reporting.ranking import ranking_remarks, ranking_view
+
+    sink = Output.choose(json=json, quiet=quiet, to=output)
+    ranking = rank_document(read_json(scores), name_of(scores), severity, stage)
+    for remark in ranking_remarks(ranking):
+        sink.note(remark)
+    if output is not None:
+        ranking.write(output, overwrite=force)
+    sink.result(ranking, lambda: ranking_view(ranking))

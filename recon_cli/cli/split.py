@@ -1,0 +1,66 @@
+"""`recon split`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recon_cli.cli.options import Force, Json, Quiet, Tasks, comma_separated
+from recon_cli.cli.output import Output
+
+
+def command(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A state dict: .safetensors, or .pt/.pth of tensors.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint (.safetensors)."),
+    ] = None,
+    ranking: Annotated[
+        Path | None,
+        typer.Option("--ranking", metavar="FILE", help="The ranking to choose from; - is standard input."),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", metavar="K", help="Split the first K layers of the ranking."),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", metavar="X", help="Split the layers with a score of X or more."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="N", help="Split down the ranking what fits: 20000 (parameters), 2MB, or 5%."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", metavar="A,B", help="Split these layers; needs no ranking."),
+    ] = None,
+    tasks: Tasks = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+    force: Force = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give every task its own copy of the chosen layers, in a new checkpoint.
+
+    Beside OUT.safetensors, OUT.manifest.json says where every tensor went.
+    """
+    from recon_cli.artifacts.ranking import Ranking
+    from recon_cli.branching.split import SelectionRequest, SplitRequest, run_split
+    from recon_cli.reporting.split import split_remarks, split_view
+
+    sink = Output.choose(json=json, quiet=quiet)
+    request = SplitRequest(
+        checkpoint=checkpoint,
+        selection=SelectionRequest(top_k, min_score, budget, comma_separated(layers)),
+        ranking=None if ranking is None else Ranking.read(ranking),
+        tasks=comma_separated(tasks),
+    )
+    result = run_split(request, output, dry_run=dry_run, overwrite=force)
+    for remark in split_remarks(result):
+        sink.note(remark)
+    sink.result(result.document, lambda: split_view(result))

@@ -1,0 +1,164 @@
+"""The typed form of `recon.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from recon_cli.tasks import check_task_name
+
+DEFAULT_SEVERITIES = (0.0, -0.01, -0.02, -0.03, -0.04, -0.05, -0.1, -0.15, -0.2)
+
+
+class Section(BaseModel):
+    """A part of a config: immutable, and nothing in it that is not named here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _check_target(value: object) -> object:
+    if isinstance(value, str) and not _is_target(value):
+        raise ValueError(f"{value!r} is not of the form package.module:callable")
+    return value
+
+
+def _is_target(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    parts = [*module.split("."), *name.split(".")]
+    return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+Target = Annotated[str, BeforeValidator(_check_target)]
+"""`package.module:callable`, looked up from the config's folder first."""
+
+
+class Call(Section):
+    """A callable and the keyword arguments that it is called with."""
+
+    target: Target
+    kwargs: dict[str, Any] = {}
+
+
+class ModelSection(Call):
+    """The network: a callable that returns an `nn.Module`, and the weights that it starts from."""
+
+    checkpoint: str | None = None
+
+
+class LossSection(Section):
+    """A loss: a function of `torch.nn.functional` by its name, or `package.module:function`."""
+
+    target: str
+    kwargs: dict[str, Any] = {}
+
+    @field_validator("target")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not (value.isidentifier() or _is_target(value)):
+            raise ValueError(
+                f"{value!r} is neither a name in torch.nn.functional nor of the form package.module:function"
+            )
+        return value
+
+
+def _loss_by_name(value: object) -> object:
+    return {"target": value} if isinstance(value, str) else value
+
+
+class TaskSection(Section):
+    """A task: its name among the model's outputs, its loss, and where a batch holds its label."""
+
+    name: str
+    loss: Annotated[LossSection, BeforeValidator(_loss_by_name)]
+    label: str | int
+
+    @field_validator("name")
+    @classmethod
+    def _allowed(cls, value: str) -> str:
+        return check_task_name(value)
+
+
+class DataSection(Call):
+    """The data: a callable that returns a `Dataset` (batched here) or an iterable of batches (taken as it is)."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    shuffle: bool = True
+    drop_last: bool = True
+    workers: Annotated[int, Field(ge=0)] = 0
+    inputs: str = "inputs"
+
+
+class OptimizerSection(Section):
+    """The optimizer: a class of `torch.optim` by its name, or `package.module:callable`."""
+
+    target: str
+    kwargs: dict[str, Any] = {}
+
+    @field_validator("target")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not (value.isidentifier() or _is_target(value)):
+            raise ValueError(f"{value!r} is neither a name in torch.optim nor of the form package.module:callable")
+        return value
+
+
+class ProfileSection(Section):
+    """How long conflicts are measured, at which severities, and on which layers."""
+
+    iterations: Annotated[int, Field(ge=1)] = 300
+    stages: Annotated[int, Field(ge=1, le=100)] = 4
+    severities: Annotated[list[float], Field(min_length=1)] = list(DEFAULT_SEVERITIES)
+    include: list[str] = ["*"]
+    exclude: list[str] = []
+
+    @field_validator("severities")
+    @classmethod
+    def _in_range(cls, values: list[float]) -> list[float]:
+        for value in values:
+            if not -1 < value <= 0:
+                raise ValueError(f"the severity {value:g} is not in (-1, 0]")
+        # Adding zero turns -0.0, which a file would show, into 0.0.
+        return sorted({value + 0.0 for value in values}, reverse=True)
+
+
+class Config(Section):
+    """A whole `recon.yaml`."""
+
+    model: ModelSection
+    tasks: list[TaskSection]
+    data: DataSection
+    optimizer: OptimizerSection
+    profile: ProfileSection = ProfileSection()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+
+    @field_validator("tasks")
+    @classmethod
+    def _several_tasks(cls, values: list[TaskSection]) -> list[TaskSection]:
+        names = [task.name for task in values]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the task {name!r} is named twice")
+        if len(names) < 2:
+            raise ValueError(f"{len(names)} task is named, but conflicts arise between at least two")
+        return values
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks, in order."""
+        return tuple(task.name for task in self.tasks)
+
+
+class LoadedConfig(Section):
+    """A config, and the file that it came from."""
+
+    config: Config
+    path: Path
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder that targets and paths in the config are looked up from."""
+        return self.path.parent

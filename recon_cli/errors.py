@@ -1,0 +1,42 @@
+"""What can go wrong through no fault of Recon, and the text helpers that say so."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReconError(Exception):
+    """An error that its user can mend.
+
+    :param message: one sentence: what is wrong, and where (file, key, layer, task).
+    :param hint: what to do about it, if that is not plain from the message.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def printable(text: str) -> str:
+    """`text` with every character that could move or colour a terminal written as an escape sequence."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def quoted(name: object) -> str:
+    """A name as messages show it: between backticks, and harmless to a terminal."""
+    return f"`{printable(str(name))}`"
+
+
+def listed(names: Iterable[object], limit: int = 5) -> str:
+    """Names for a sentence: the first `limit` of them, and how many more there are."""
+    names = list(names)
+    text = ", ".join(quoted(name) for name in names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A question that names the nearest known word, or None if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean {quoted(near[0])}?" if near else None

@@ -1,0 +1,1 @@
+"""From a config to live objects: the model, the losses, the batches, the device."""

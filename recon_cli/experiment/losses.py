@@ -1,0 +1,89 @@
+"""The loss of each task on a batch, or a sentence that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from recon_cli.config.schema import TaskSection
+from recon_cli.errors import ReconError, did_you_mean, quoted
+from recon_cli.experiment.batches import Batch
+from recon_cli.experiment.targets import call_target, describe, find_target
+from recon_cli.outputs import output_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its name among the network's outputs, its loss, and where a batch holds its label."""
+
+    name: str
+    loss: Callable[..., Any]
+    label: str | int
+    arguments: dict[str, Any]
+
+    @classmethod
+    def from_section(cls, section: TaskSection) -> Task:
+        """Look up what a config names.
+
+        :raises ReconError: if there is no such loss.
+        """
+        return cls(section.name, _find_loss(section.loss.target), section.label, section.loss.kwargs)
+
+    def loss_on(self, output: Any, label: Any) -> torch.Tensor:
+        """The task's loss, a scalar that can be differentiated.
+
+        :raises ReconError: if the loss function fails or gives something else.
+        """
+        loss = call_target(
+            f"the loss of task {quoted(self.name)},",
+            _name(self.loss),
+            self.loss,
+            output,
+            label,
+            **self.arguments,
+        )
+        if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
+            raise ReconError(f"the loss of task {quoted(self.name)} is {found}; a scalar tensor was expected")
+        if not loss.requires_grad:
+            raise ReconError(f"the loss of task {quoted(self.name)} depends on no trainable parameter")
+        return loss
+
+
+def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> list[torch.Tensor]:
+    """One forward pass, and the loss of every task on it.
+
+    :returns: a scalar for each task, in order.
+    :raises ReconError: if the model or a loss fails, or a task has no output or label.
+    """
+    try:
+        output = batch.call(model)
+    except ReconError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ReconError(f"the model ran out of memory: {describe(error)}", "lower `data.batch_size`") from error
+    except Exception as error:
+        raise ReconError(f"the model failed on a batch: {describe(error)}") from error
+    names = [task.name for task in tasks]
+    return [task.loss_on(output_of(output, names, task.name), batch.label(task.name, task.label)) for task in tasks]
+
+
+def _find_loss(target: str) -> Callable[..., Any]:
+    if ":" in target:
+        return find_target(target)
+    found = getattr(F, target, None)
+    if not callable(found):
+        known = [name for name in dir(F) if callable(getattr(F, name)) and not name.startswith("_")]
+        raise ReconError(
+            f"torch.nn.functional has no function {quoted(target)}",
+            did_you_mean(target, known) or "name your own loss as package.module:function",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)

@@ -1,0 +1,102 @@
+"""The layers of a network, found from its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, quoted
+from recon_cli.layers.names import layer_of
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module that directly owns parameters, or several that share one.
+
+    :ivar name: its qualified module name, that of the first one registered where several are tied.
+    :ivar type: class name of the module, or `Parameter` for one that the root module owns.
+    :ivar aliases: the names of further modules that are tied to it.
+    :ivar parameters: its parameters by their first qualified name, each tensor once, in registration order.
+    """
+
+    name: str
+    type: str
+    aliases: tuple[str, ...]
+    parameters: dict[str, nn.Parameter]
+
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    @property
+    def bytes(self) -> int:
+        """The size of its parameters in bytes."""
+        return sum(p.numel() * p.element_size() for p in self.parameters.values())
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any of its parameters requires a gradient."""
+        return any(parameter.requires_grad for parameter in self.parameters.values())
+
+
+def discover_layers(model: nn.Module) -> list[Layer]:
+    """Find the layers of a network in the order in which it registers them.
+
+    Modules that own a parameter together (tied weights) are one layer with aliases.
+
+    :raises ReconError: if a parameter has no shape yet, as in lazy modules before their first batch.
+    """
+    owners: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ReconError(
+                f"the parameter {quoted(name)} has no shape yet",
+                "run the model on one batch before it is profiled, so that its lazy modules are initialised",
+            )
+        owners.setdefault(layer_of(name), {})[name] = parameter
+    return [_merge(model, group, owners) for group in _tied_groups(owners)]
+
+
+def _tied_groups(owners: dict[str, dict[str, nn.Parameter]]) -> Iterator[list[str]]:
+    """Layer names, grouped where they share a parameter; groups and names in registration order."""
+    group_of = {name: [name] for name in owners}
+    first_owner: dict[int, str] = {}
+    for name, parameters in owners.items():
+        for parameter in parameters.values():
+            group = group_of[first_owner.setdefault(id(parameter), name)]
+            other = group_of[name]
+            if group is not other:
+                group.extend(other)
+                for member in other:
+                    group_of[member] = group
+    seen: set[int] = set()
+    for group in group_of.values():
+        if id(group) not in seen:
+            seen.add(id(group))
+            order = list(owners)
+            yield sorted(group, key=order.index) if len(group) > 1 else group
+
+
+def _merge(model: nn.Module, names: list[str], owners: dict[str, dict[str, nn.Parameter]]) -> Layer:
+    parameters: dict[str, nn.Parameter] = {}
+    known: set[int] = set()
+    for name in names:
+        for key, parameter in owners[name].items():
+            if id(parameter) not in known:
+                known.add(id(parameter))
+                parameters[key] = parameter
+    module = dict(model.named_modules(remove_duplicate=False)).get(names[0])
+    return Layer(names[0], _class_name(module), tuple(names[1:]), parameters)
+
+
+def _class_name(module: nn.Module | None) -> str:
+    if module is None:
+        return "Parameter"
+    # A parametrised module's class is made at run time; its base is the one that people know.
+    kind = type(module)
+    parametrised = torch.nn.utils.parametrize.is_parametrized(module)
+    return kind.__mro__[1].__name__ if parametrised else kind.__name__

@@ -1,0 +1,72 @@
+"""From the name of a tensor to the name of its layer; one rule for modules and for bare state dicts.
+
+A layer is a module that directly owns a parameter, so its name is the tensor's name without the last part. Two cases
+are different: the originals of a parametrised weight (`conv.parametrizations.weight.original0`) belong to the module
+that is parametrised, and a parameter of the root module, which has no name to give, is a layer by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+_PARAMETRIZATIONS = "parametrizations"
+
+BUFFER_NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""Last parts of tensor names that PyTorch's own layers give to buffers."""
+
+_TRAINABLE = ("F", "BF", "C")
+
+
+def layer_of(key: str) -> str:
+    """The name of the layer that a tensor belongs to.
+
+    :param key: the tensor's name in a state dict.
+    """
+    parts = key.split(".")
+    if _PARAMETRIZATIONS in parts[:-1]:
+        at = parts.index(_PARAMETRIZATIONS)
+        return ".".join(parts[:at]) if at else parts[1]
+    return ".".join(parts[:-1]) or key
+
+
+def is_parameter(key: str, dtype: str) -> bool:
+    """Whether a tensor of a state dict is a parameter, as far as its name and type tell.
+
+    A state dict does not mark its buffers. Those of PyTorch's normalisation layers are known by name; integers and
+    booleans cannot be trained.
+
+    :param dtype: the type's name as safetensors writes it (`F32`, `I64`, `BF16`).
+    """
+    return key.rpartition(".")[2] not in BUFFER_NAMES and dtype.startswith(_TRAINABLE)
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """The layers of a state dict, in its order.
+
+    :ivar keys: the names of the tensors of every layer.
+    """
+
+    keys: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, keys: Iterable[str]) -> LayerTable:
+        """Group the names of tensors by their layer."""
+        groups: dict[str, list[str]] = {}
+        for key in keys:
+            groups.setdefault(layer_of(key), []).append(key)
+        return cls({name: tuple(group) for name, group in groups.items()})
+
+    def is_leaf(self, name: str) -> bool:
+        """Whether no other layer lies inside this one, so that the whole module can be copied."""
+        return name not in self._parents and name not in self.keys[name]
+
+    @cached_property
+    def _parents(self) -> frozenset[str]:
+        parents: set[str] = set()
+        for name in self.keys:
+            parts = name.split(".")
+            parents.update(".".join(parts[:n]) for n in range(1, len(parts)))
+        return frozenset(parents)

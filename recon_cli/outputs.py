@@ -1,0 +1,60 @@
+"""Where the output of each task stands in whatever a network returns, and how outputs are put together again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recon_cli.errors import ReconError, listed, quoted
+
+
+def output_of(output: Any, tasks: Sequence[str], task: str) -> Any:
+    """One task's part of a network's output.
+
+    :param output: a mapping with a key for each task, a tuple or list in the order of the tasks, or an object with an
+        attribute for each task.
+    :param tasks: all tasks, in order.
+    :param task: the task asked for.
+    :raises ReconError: if the output has no part for the task.
+    """
+    if isinstance(output, Mapping):
+        if task not in output:
+            raise ReconError(
+                f"the model's output has no key {quoted(task)} for that task; its keys are {listed(output)}",
+                "name the tasks as the model names its outputs",
+            )
+        return output[task]
+    # A named tuple is looked into by position, as any tuple.
+    if isinstance(output, (tuple, list)):
+        if len(output) != len(tasks):
+            raise ReconError(f"the model returns {len(output)} outputs for {len(tasks)} tasks")
+        return output[list(tasks).index(task)]
+    if not hasattr(output, task) or not task.isidentifier():
+        raise ReconError(
+            f"the model returns a {quoted(type(output).__name__)}, in which task {quoted(task)} has no part",
+            "return one output per task: a mapping, a tuple in task order, or an object with attributes",
+        )
+    return getattr(output, task)
+
+
+def join_outputs(outputs: Mapping[str, Any]) -> Any:
+    """The output of a whole network, in the form in which the network returns it, from one output per task's pass.
+
+    :param outputs: for each task, in order, what the network returned in that task's pass; only that task's part of it
+        is kept. Parts that belong to no task are those of the first pass.
+    """
+    tasks = tuple(outputs)
+    first = outputs[tasks[0]]
+    parts = {task: output_of(output, tasks, task) for task, output in outputs.items()}
+    if isinstance(first, Mapping):
+        return {**first, **parts}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*parts.values())
+    if isinstance(first, (tuple, list)):
+        return type(first)(parts.values())
+    joined = copy.copy(first)
+    for task, part in parts.items():
+        # A frozen dataclass refuses plain assignment to what is our own copy.
+        object.__setattr__(joined, task, part)
+    return joined

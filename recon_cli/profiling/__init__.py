@@ -1,0 +1,1 @@
+"""Task gradients of every shared layer, the products between them, and what is counted from those."""

@@ -1,0 +1,171 @@
+"""The profile itself: iterations of joint training, and the task gradients' cosines at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+
+from recon_cli.artifacts.scores import ScoredLayer, UnrankedLayer
+from recon_cli.config.schema import ProfileSection
+from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.experiment.build import Experiment
+from recon_cli.experiment.losses import task_losses
+from recon_cli.layers.discovery import Layer
+from recon_cli.profiling.gradients import Gradients, assign_joint_gradient, task_gradients
+from recon_cli.profiling.gram import cosines, layer_grams, pair_indices
+from recon_cli.profiling.tally import ConflictTally
+
+
+@dataclass
+class Measurement:
+    """What a profile has measured so far.
+
+    :ivar layers: all layers of the network.
+    :ivar tallied: those of them that are counted: trainable, and not excluded.
+    :ivar reached: for each tallied layer and task, whether the task's loss has reached the layer; [L, T].
+    :ivar stage_iterations: the iterations measured in each stage.
+    """
+
+    tasks: tuple[str, ...]
+    settings: ProfileSection
+    layers: Sequence[Layer]
+    tallied: Sequence[Layer] = field(init=False)
+    tally: ConflictTally = field(init=False)
+    reached: torch.Tensor = field(init=False)
+    stage_iterations: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tallied = [layer for layer in self.layers if layer.trainable and self.includes(layer)]
+        if not self.tallied:
+            raise ReconError(
+                "no trainable layer is left to profile",
+                "check the patterns in `profile.include` and `profile.exclude`",
+            )
+        self.tally = ConflictTally(len(self.tallied), self.settings.stages, self.settings.severities)
+        self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
+        self.stage_iterations = [0] * self.settings.stages
+
+    def includes(self, layer: Layer) -> bool:
+        """Whether the patterns of the config let a layer be measured."""
+        names = (layer.name, *layer.aliases)
+
+        def matches(patterns: Sequence[str]) -> bool:
+            return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+        return matches(self.settings.include) and not matches(self.settings.exclude)
+
+    @property
+    def iterations(self) -> int:
+        """The iterations measured."""
+        return sum(self.stage_iterations)
+
+    def shared(self) -> list[int]:
+        """The indices of the tallied layers that two or more tasks reach."""
+        return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
+
+    def scored_layers(self) -> tuple[ScoredLayer, ...]:
+        """The shared layers and their counts, in the network's order."""
+        return tuple(
+            ScoredLayer(
+                name=layer.name,
+                type=layer.type,
+                aliases=layer.aliases,
+                parameters=tuple(layer.parameters),
+                size=layer.size,
+                bytes=layer.bytes,
+                tasks=self._tasks_of(index),
+                stages=self.tally.layer_stages(index),
+            )
+            for index in self.shared()
+            for layer in [self.tallied[index]]
+        )
+
+    def unranked_layers(self) -> tuple[UnrankedLayer, ...]:
+        """The other layers, and why they are not ranked."""
+        shared = {self.tallied[index].name for index in self.shared()}
+        index_of = {layer.name: index for index, layer in enumerate(self.tallied)}
+        result = []
+        for layer in self.layers:
+            if layer.name in shared:
+                continue
+            tasks: tuple[str, ...] = ()
+            reason: Literal["private", "excluded", "unused", "frozen"]
+            if layer.name in index_of:
+                tasks = self._tasks_of(index_of[layer.name])
+                reason = "private" if tasks else "unused"
+            else:
+                reason = "excluded" if layer.trainable else "frozen"
+            result.append(UnrankedLayer(name=layer.name, aliases=layer.aliases, reason=reason, tasks=tasks))
+        return tuple(result)
+
+    def _tasks_of(self, index: int) -> tuple[str, ...]:
+        return tuple(task for task, hit in zip(self.tasks, self.reached[index], strict=True) if hit)
+
+
+def measure(
+    experiment: Experiment, measurement: Measurement, iterations: int, on_iteration: Callable[[], None]
+) -> None:
+    """Train jointly for some iterations, and count the conflicts of each.
+
+    :param measurement: is filled; if an iteration fails, it holds all iterations before.
+    :param on_iteration: called after every iteration.
+    :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
+    """
+    parameters = [p for p in experiment.model.parameters() if p.requires_grad]
+    index_of = {id(parameter): index for index, parameter in enumerate(parameters)}
+    layers = [[index_of[id(p)] for p in layer.parameters.values() if p.requires_grad] for layer in measurement.tallied]
+    batches = iter(experiment.batches)
+    for iteration in range(iterations):
+        losses = task_losses(experiment.model, experiment.tasks, next(batches))
+        _check_finite(losses, measurement.tasks, iteration)
+        gradients = _gradients(losses, parameters)
+        reached = _reached(gradients, layers)
+        measurement.reached |= reached
+        if iteration == 0:
+            _check_shared(measurement)
+        i, j = pair_indices(len(losses))
+        stage = iteration * measurement.settings.stages // iterations
+        measurement.tally.add(stage, cosines(layer_grams(gradients, layers)).cpu(), reached[:, i] & reached[:, j])
+        assign_joint_gradient(parameters, gradients)
+        experiment.optimizer.step()
+        measurement.stage_iterations[stage] += 1
+        on_iteration()
+
+
+def _gradients(losses: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> list[Gradients]:
+    try:
+        return task_gradients(losses, parameters)
+    except torch.OutOfMemoryError as error:
+        raise ReconError("the device ran out of memory in a backward pass", "lower `data.batch_size`") from error
+    except RuntimeError as error:
+        raise ReconError(f"the backward pass failed: {str(error).splitlines()[0]}") from error
+
+
+def _reached(gradients: Sequence[Gradients], layers: Sequence[Sequence[int]]) -> torch.Tensor:
+    rows = [[any(own[index] is not None for index in indices) for own in gradients] for indices in layers]
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+def _check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+    # One transfer for all losses: each would stop the device.
+    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
+    for task, value in zip(tasks, values, strict=True):
+        if value - value != 0:
+            raise ReconError(
+                f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
+                "lower the learning rate, or look at that task's labels",
+            )
+
+
+def _check_shared(measurement: Measurement) -> None:
+    if measurement.shared():
+        return
+    reach = []
+    for task, column in zip(measurement.tasks, measurement.reached.T, strict=True):
+        names = [layer.name for layer, hit in zip(measurement.tallied, column, strict=True) if hit]
+        reach.append(f"{quoted(task)} reaches {listed(names, 3)}")
+    raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")

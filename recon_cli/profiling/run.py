@@ -1,0 +1,174 @@
+"""`recon profile`: from a config to a scores file, and to a partial one if the run ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from recon_cli._version import __version__
+from recon_cli.artifacts.document import STANDARD_STREAM
+from recon_cli.artifacts.publish import check_output
+from recon_cli.artifacts.scores import Scores, Versions
+from recon_cli.config.schema import LoadedConfig
+from recon_cli.experiment.build import Experiment, build_experiment
+from recon_cli.experiment.device import choose_device, repeatable
+from recon_cli.experiment.targets import search_path
+from recon_cli.layers.discovery import discover_layers
+from recon_cli.profiling.measure import Measurement, measure
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A layer that leads the ranking so far.
+
+    :ivar score: its S-conflict score so far.
+    :ivar rate: the share of its task pairs that conflict.
+    """
+
+    name: str
+    score: int
+    rate: float
+
+
+class Observer(Protocol):
+    """Somebody who watches a profile."""
+
+    def started(self, iterations: int, layers: int, device: str) -> None:
+        """The network is built: how many iterations on how many layers are to come."""
+
+    def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
+        """An iteration is done; `leaders` gives the layers that lead so far, if they are wanted."""
+
+    def restarted(self, times: int) -> None:
+        """The data ran out and was started over for the `times`-th time."""
+
+    def kept(self, path: Path, iterations: int) -> None:
+        """The run ended early; what was measured until then was written to `path`."""
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """What `recon profile` was asked to do; what is None is taken from the config."""
+
+    config: LoadedConfig
+    iterations: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    checkpoint: Path | None = None
+
+
+def profile(request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False) -> Scores:
+    """Measure the conflicts of a network's tasks (Recon, Algorithm 1, first part).
+
+    :param output: the scores file, `-` for standard output, or None for none.
+    :raises ReconError: if the config does not work, or a loss becomes NaN or infinite. What was measured until then is
+        kept in a file beside `output` whose name says `partial`; so it is when the run is interrupted.
+    """
+    if output is not None and output != STANDARD_STREAM:
+        check_output(output, overwrite=overwrite, inputs=[request.config.path])
+    config = request.config.config
+    settings = config.profile
+    iterations = settings.iterations if request.iterations is None else request.iterations
+    seed = config.seed if request.seed is None else request.seed
+    device = choose_device(request.device or config.device)
+    with search_path(request.config.folder), repeatable(seed):
+        experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
+        measurement = Measurement(config.task_names, settings, discover_layers(experiment.model))
+
+        def scores(*, complete: bool) -> Scores:
+            return _scores(request, experiment, measurement, iterations, seed, complete)
+
+        observer.started(iterations, len(measurement.tallied), _device_name(device))
+        with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
+            measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
+        result = scores(complete=True)
+    if output is not None:
+        result.write(output, overwrite=overwrite)
+    return result
+
+
+def leaders(measurement: Measurement, severity: int, number: int = 5) -> list[Leader]:
+    """The shared layers with the highest scores so far.
+
+    :param severity: index of S among the severities.
+    """
+    scores, pairs = measurement.tally.score(severity).tolist(), measurement.tally.pairs().tolist()
+    first = sorted(measurement.shared(), key=lambda index: -scores[index])[:number]
+    return [Leader(measurement.tallied[i].name, scores[i], scores[i] / max(pairs[i], 1)) for i in first]
+
+
+def _reporter(experiment: Experiment, measurement: Measurement, observer: Observer) -> Callable[[], None]:
+    restarts = 0
+    severities = measurement.settings.severities
+    # The least severe ones count nearly half of all pairs whatever the layer, so a stricter one is shown.
+    shown = min(range(len(severities)), key=lambda index: abs(severities[index] + 0.1))
+
+    def report() -> None:
+        nonlocal restarts
+        if experiment.batches.restarts > restarts:
+            restarts = experiment.batches.restarts
+            observer.restarted(restarts)
+        observer.advanced(measurement.iterations, lambda: leaders(measurement, shown))
+
+    return report
+
+
+@contextmanager
+def _keeping_partial(
+    measurement: Measurement, scores: Callable[[], Scores], output: Path | None, observer: Observer
+) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if measurement.iterations and output is not None:
+            path = _free_partial_path(output)
+            scores().write(path)
+            observer.kept(path, measurement.iterations)
+        raise
+
+
+def _free_partial_path(output: Path) -> Path:
+    base = Path("scores.json") if output == STANDARD_STREAM else output
+    number = 1
+    while True:
+        mark = "partial" if number == 1 else f"partial-{number}"
+        path = base.with_name(f"{base.stem}.{mark}{base.suffix}")
+        if not path.exists():
+            return path
+        number += 1
+
+
+def _scores(
+    request: ProfileRequest,
+    experiment: Experiment,
+    measurement: Measurement,
+    requested: int,
+    seed: int,
+    complete: bool,
+) -> Scores:
+    return Scores(
+        tasks=measurement.tasks,
+        complete=complete,
+        iterations=measurement.iterations,
+        iterations_requested=requested,
+        stage_iterations=tuple(measurement.stage_iterations),
+        method="joint",
+        seed=seed,
+        device=_device_name(experiment.device),
+        batch_restarts=experiment.batches.restarts,
+        severities=tuple(measurement.settings.severities),
+        config_digest=request.config.digest,
+        checkpoint_digest=experiment.checkpoint_digest,
+        versions=Versions(recon=__version__, torch=torch.__version__),
+        layers=measurement.scored_layers(),
+        unranked=measurement.unranked_layers(),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -1,0 +1,42 @@
+"""What the tables have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from recon_cli.errors import printable
+
+_BAR_WIDTH = 20
+
+
+def make_table(*columns: str) -> Table:
+    """An empty table. A column whose name begins with `>` is aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        name = column.removeprefix(">")
+        table.add_column(name, justify="right" if column != name else "left", no_wrap=column != name)
+    return table
+
+
+def add_row(table: Table, cells: Sequence[object]) -> None:
+    """Add a row, with every name in it made harmless to the terminal."""
+    table.add_row(*(printable(str(cell)) for cell in cells))
+
+
+def bar(share: float) -> str:
+    """A bar for a number from 0 to 1, which reads without colour as well."""
+    full = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
+    return "#" * full + "." * (_BAR_WIDTH - full)
+
+
+def megabytes(size: int) -> str:
+    """A size in MB of 2^20 bytes, as the paper gives it."""
+    return f"{size / 2**20:.2f} MB"
+
+
+def percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.2f}%"

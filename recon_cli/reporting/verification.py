@@ -1,0 +1,23 @@
+"""The outcome of `recon verify` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import RenderableType
+
+from recon_cli.branching.verify import Verification
+
+_SHOWN = 20
+
+
+def verification_view(found: Verification) -> Iterable[RenderableType]:
+    """Whether all agrees, and the first of what does not."""
+    if found.passed:
+        yield f"verified: {found.kept} tensors kept and {found.copies} copies, all bit for bit as in the source"
+        return
+    yield f"{len(found.problems)} things disagree:"
+    for problem in found.problems[:_SHOWN]:
+        yield f"  {problem}"
+    if len(found.problems) > _SHOWN:
+        yield f"  and {len(found.problems) - _SHOWN} more"

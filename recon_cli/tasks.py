@@ -1,0 +1,66 @@
+"""Task names: which are allowed, and the identifiers that stand for them in a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from recon_cli.errors import ReconError, listed, quoted
+
+
+def check_task_name(name: str) -> str:
+    """Return a task's name if it may be one.
+
+    :raises ValueError: if it is empty, begins or ends with a blank, or holds a dot, slash, comma or control character.
+    """
+    if not name:
+        raise ValueError("a task's name is empty")
+    if not name.isprintable():
+        raise ValueError(f"the task name {quoted(name)} holds a control character")
+    if name != name.strip():
+        raise ValueError(f"the task name {quoted(name)} begins or ends with a blank")
+    for character, what in {".": "dot", "/": "slash", "\\": "backslash", ",": "comma"}.items():
+        if character in name:
+            raise ValueError(f"the task name {quoted(name)} holds a {what}")
+    return name
+
+
+def check_tasks(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of a network's tasks if they may be that: two or more, all different.
+
+    :raises ReconError: naming the task.
+    """
+    try:
+        names = tuple(check_task_name(name) for name in names)
+    except ValueError as error:
+        raise ReconError(str(error), "rename the task") from None
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ReconError(f"the task {listed(repeated)} is named twice", "give every task its own name")
+    if len(names) < 2:
+        raise ReconError(
+            f"{len(names)} task is named, but conflicts arise between at least two",
+            "name the tasks, separated by commas: `--tasks segmentation,depth`",
+        )
+    return names
+
+
+def branch_ids(names: Sequence[str]) -> tuple[str, ...]:
+    """An identifier for each name: a Python identifier, unique among them, the name itself where it is one already.
+
+    PyTorch's module names may hold no dots, and TorchScript's attributes have to be identifiers.
+    """
+    taken = {name for name in names if name.isidentifier()}
+    ids = []
+    for name in names:
+        if name.isidentifier():
+            ids.append(name)
+            continue
+        base = re.sub(r"\W", "_", name)
+        base = base if base.isidentifier() else f"t{base}"
+        number, candidate = 2, base
+        while candidate in taken:
+            candidate, number = f"{base}_{number}", number + 1
+        taken.add(candidate)
+        ids.append(candidate)
+    return tuple(ids)

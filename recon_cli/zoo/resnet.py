@@ -1,0 +1,111 @@
+"""Residual networks (He et al., 2016) with a shared trunk and one linear layer per task.
+
+Layers have the names under which the literature reports them (`conv1`, `layer1.0.bn1`, `layer2.0.downsample.0`, `fc`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut.
+
+    :param in_channels: channels of the input.
+    :param channels: channels of the output.
+    :param stride: stride of the first convolution; 2 halves height and width.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [N, in_channels, H, W] to [N, channels, H / stride, W / stride]."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual trunk that ends in a linear layer `fc`, and a linear head for each task.
+
+    :param widths: channels of each stage; every stage after the first halves height and width.
+    :param blocks: number of blocks in each stage.
+    :param stem: kernel size of the first convolution, which has stride 2.
+    :param pool: whether max-pooling halves height and width once more, as in the original.
+    :param in_channels: channels of the images.
+    :param features: size of the trunk's output.
+    :param classes: task -> number of its classes.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        *,
+        stem: int,
+        pool: bool,
+        in_channels: int,
+        features: int,
+        classes: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, widths[0], stem, stride=2, padding=stem // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.pool = nn.MaxPool2d(3, 2, padding=1) if pool else nn.Identity()
+        before = widths[0]
+        for number, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
+            strides = [1 if number == 1 else 2] + [1] * (depth - 1)
+            stage = [BasicBlock(before if i == 0 else width, width, s) for i, s in enumerate(strides)]
+            self.add_module(f"layer{number}", nn.Sequential(*stage))
+            before = width
+        self._stages = len(widths)
+        self.fc = nn.Linear(before, features)
+        self.heads = nn.ModuleDict({task: nn.Linear(features, number) for task, number in classes.items()})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map images [N, in_channels, H, W] to logits, task -> [N, classes of the task]."""
+        x = self.pool(F.relu(self.bn1(self.conv1(x))))
+        for number in range(1, self._stages + 1):
+            x = self.get_submodule(f"layer{number}")(x)
+        x = F.relu(self.fc(x.mean(dim=(2, 3))))
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+def resnet18(in_channels: int = 1, features: int = 100, classes: Mapping[str, int] | None = None) -> ResNet:
+    """ResNet-18 as the paper uses it on Multi-Fashion+MNIST: 41 shared layers, 11,221,540 shared parameters."""
+    return ResNet(
+        (64, 128, 256, 512),
+        (2, 2, 2, 2),
+        stem=7,
+        pool=True,
+        in_channels=in_channels,
+        features=features,
+        classes=classes or {"fashion": 10, "mnist": 10},
+    )
+
+
+def small_resnet(in_channels: int = 1, features: int = 64, classes: Mapping[str, int] | None = None) -> ResNet:
+    """A ResNet of three narrow stages, for the demo: 19 shared layers, some 80,000 parameters."""
+    return ResNet(
+        (16, 32, 64),
+        (1, 1, 1),
+        stem=5,
+        pool=False,
+        in_channels=in_channels,
+        features=features,
+        classes=classes or {"fashion": 10, "mnist": 10},
+    )
