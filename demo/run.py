@@ -105,14 +105,13 @@ def summarise(folder: Path, ranking_path: Path, branched: Path) -> None:
     sizes = Manifest.read(branched.with_suffix(".manifest.json")).sizes
     first, last = ranking.layers[0], ranking.layers[-1]
     before, added = sizes.before.parameters, sizes.after.parameters - sizes.before.parameters
+    worst, best = 100 * (first.rate or 0), 100 * (last.rate or 0)
     print(
-        f"\nFound: the two tasks share {len(ranking.layers)} layers. Their gradients oppose each other (cosine below -0.1)"
-        f"\nmost often in {first.name}, in {100 * (first.rate or 0):.0f}% of {ranking.iterations} iterations, and least "
-        f"often in {last.name}, in {100 * (last.rate or 0):.0f}%."
-        f"\nThe {TOP_K} worst layers are task-specific now, which adds {added:,} parameters to {before:,} "
-        f"({100 * added / before:.2f}%)."
-        f"\nFiles: {folder.resolve()}"
-        f"\n  scores.json  ranking.json  model.safetensors  branched.safetensors  branched.manifest.json"
+        f"\nFound: the two tasks share {len(ranking.layers)} layers. Their gradients oppose each other (cosine below "
+        f"-0.1)\nmost often in {first.name}, in {worst:.0f}% of {ranking.iterations} iterations, and least often in "
+        f"{last.name}, in {best:.0f}%.\nThe {TOP_K} worst layers are task-specific now; that adds {added:,} parameters "
+        f"to {before:,} ({100 * added / before:.2f}%).\nFiles: {folder.resolve()}\n"
+        "  scores.json  ranking.json  model.safetensors  branched.safetensors  branched.manifest.json"
     )
 
 

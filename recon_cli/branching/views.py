@@ -43,22 +43,24 @@ def copy_layers(model: nn.Module, plan: BranchingPlan) -> dict[str, dict[int, Pa
     :raises ReconError: if a layer cannot be copied.
     """
     substitutes: dict[str, dict[int, Part]] = {task: {} for task in plan.tasks}
+    # One memo for all that the same tasks use, so that what is tied, also across layers, stays tied in the copy.
+    memos: dict[tuple[str, ...], dict[int, object]] = {}
     for layer in plan.layers:
         originals = parts_of(model, layer)
         for number, branch in enumerate(layer.branches):
-            copies = _copy_together(layer.name, originals) if number else originals
+            memo = memos.setdefault(branch.tasks, {})
+            copies = [_copy(layer.name, part, memo) for part in originals] if number else originals
             for task in branch.tasks:
                 substitutes[task].update({id(o): c for o, c in zip(originals, copies, strict=True)})
     return substitutes
 
 
-def _copy_together(name: str, parts: list[Part]) -> list[Part]:
-    memo: dict[int, object] = {}
+def _copy(name: str, part: Part, memo: dict[int, object]) -> Part:
     try:
-        # One memo for all parts, so that what is tied within the layer stays tied within the copy.
-        return [copy.deepcopy(part, memo) for part in parts]
+        copied: Part = copy.deepcopy(part, memo)
     except (RuntimeError, TypeError) as error:
         raise ReconError(f"the layer {quoted(name)} cannot be copied: {error}") from error
+    return copied
 
 
 def modules_around(model: nn.Module, parts: Iterable[Part]) -> frozenset[int]:

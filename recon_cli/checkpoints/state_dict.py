@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,10 @@ def read_torch_file(path: Path) -> dict[str, torch.Tensor]:
     :raises ReconError: if it cannot be read as one.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What PyTorch warns of while it reads is an error of ours below, or of no interest to the user.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own message advises the unsafe mode, so it is not shown.
         raise ReconError(

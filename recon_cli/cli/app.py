@@ -12,7 +12,7 @@ import typer
 
 from recon_cli._version import __version__
 from recon_cli.cli import compare_rankings, init, profile, rank, split, verify
-from recon_cli.cli.errors import DONE, report
+from recon_cli.cli.errors import DONE, INTERRUPTED, report
 
 app = typer.Typer(
     name="recon",
@@ -54,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # PyTorch warns about a missing numpy, which nothing here needs.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    if sys.stdout is None:
+        # Standard output was closed by whoever started the command.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # Names may hold characters that the terminal's encoding lacks.
@@ -61,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="recon", standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else DONE
+        # Typer ends an interrupted command in one of two ways, by its version.
+        return report(KeyboardInterrupt()) if code == INTERRUPTED else code or DONE
     except BrokenPipeError:
-        # Whoever read the output has had enough (`recon rank ... | head`); every file was written before.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _reader_left()
     except (typer.Abort, KeyboardInterrupt):
         return report(KeyboardInterrupt())
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            return _reader_left()
         return end.code if isinstance(end.code, int) else DONE
     except Exception as error:  # noqa: BLE001  (the last place that can turn an error into a message)
         if hasattr(error, "show") and hasattr(error, "exit_code"):
@@ -76,3 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.show()
             return int(error.exit_code)
         return report(error)
+
+
+def _reader_left() -> int:
+    # Whoever read the output has had enough (`recon rank ... | head`); every file was written before.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return DONE

@@ -37,13 +37,16 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Train jointly for some iterations, and measure on every shared layer how often the tasks' gradients conflict."""
-    from recon_cli.cli.progress import ProfileProgress
     from recon_cli.config.loading import load_config
+
+    sink = Output.choose(json=json, quiet=quiet, to=output)
+    loaded = load_config(config)
+    # A mistake in the config is told before torch, which takes seconds, is imported.
+    from recon_cli.cli.progress import ProfileProgress
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    sink = Output.choose(json=json, quiet=quiet, to=output)
-    request = ProfileRequest(load_config(config), iterations, seed, device, checkpoint)
+    request = ProfileRequest(loaded, iterations, seed, device, checkpoint)
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -1,0 +1,133 @@
+"""What the tests share: running the command in this process, and small files to run it on."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.scores import Scores
+from recon_cli.checkpoints.saving import save_state_dict
+from recon_cli.cli.app import main
+from tests import networks
+
+AUTHORS_RANKING = Path(__file__).parent / "data" / "recon_authors_resnet18_S-0.1.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run of the command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Standard output, which has to be one JSON document."""
+        return json.loads(self.out)
+
+    def refuses(self, *words: str) -> Result:
+        """Check that this is a clear refusal: exit code 2, one error, no traceback, and these words in it."""
+        assert self.code == 2, self
+        assert self.err.count("error: ") == 1, self.err
+        assert "Traceback" not in self.err
+        assert "unexpectedly" not in self.err, self.err
+        assert self.out == "", self.out
+        for word in words:
+            assert word in self.err, self.err
+        return self
+
+    def succeeds(self) -> Result:
+        """Check that the run did what it was asked to."""
+        assert self.code == 0, self.err
+        return self
+
+
+@pytest.fixture
+def recon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `recon` in an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: str = "") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tests run side by side, so each takes one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Path]:
+    """Write a config of the small two-task network of these tests, with some parts replaced."""
+
+    def write(name: str = "recon.yaml", **parts: object) -> Path:
+        content: dict[str, object] = {
+            "model": {"target": "tests.networks:two_tasks"},
+            "tasks": [
+                {"name": "left", "loss": "cross_entropy", "label": "left"},
+                {"name": "right", "loss": "cross_entropy", "label": "right"},
+            ],
+            "data": {"target": "tests.networks:two_task_data", "batch_size": 8},
+            "optimizer": {"target": "SGD", "kwargs": {"lr": 0.05}},
+            "profile": {"iterations": 6},
+            "device": "cpu",
+        }
+        content.update(parts)
+        path = tmp_path / name
+        # JSON is YAML.
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def scores(recon: Callable[..., Result], config: Callable[..., Path]) -> Path:
+    """A scores file of the small network."""
+    recon("profile", config(), "-o", "scores.json", "-q").succeeds()
+    return Path("scores.json").resolve()
+
+
+@pytest.fixture
+def ranking(recon: Callable[..., Result], scores: Path) -> Path:
+    """A ranking of the small network, by conflicts of any severity."""
+    recon("rank", scores, "-S", "0", "-o", "ranking.json", "-q").succeeds()
+    return Path("ranking.json").resolve()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of the small network."""
+    torch.manual_seed(3)
+    path = tmp_path / "model.safetensors"
+    save_state_dict(networks.two_tasks().state_dict(), path)
+    return path
+
+
+def read_scores(path: Path) -> Scores:
+    """Read a scores file."""
+    return Scores.read(path)
+
+
+def read_ranking(path: Path) -> Ranking:
+    """Read a ranking."""
+    return Ranking.read(path)

@@ -1,0 +1,202 @@
+"""Small networks and data, also as targets of configs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+
+class TwoTasks(nn.Module):
+    """A trunk with every common kind of layer, and a head for each of two tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6))
+        self.heads = nn.ModuleDict({"left": nn.Linear(6, 3), "right": nn.Linear(6, 3)})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(F.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def two_tasks() -> nn.Module:
+    return TwoTasks()
+
+
+class TwoTaskData(Dataset):
+    def __init__(self, size: int = 40) -> None:
+        generator = torch.Generator().manual_seed(7)
+        self.images = torch.rand(size, 1, 5, 5, generator=generator)
+        self.left = torch.randint(3, (size,), generator=generator)
+        self.right = torch.randint(3, (size,), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self.images[index], {"left": self.left[index], "right": self.right[index]}
+
+
+def two_task_data(size: int = 40) -> TwoTaskData:
+    return TwoTaskData(size)
+
+
+def generator_of_batches(number: int = 3) -> Iterator[object]:
+    data = TwoTaskData()
+    for start in range(number):
+        yield data.images[start : start + 8], (data.left[start : start + 8], data.right[start : start + 8])
+
+
+def list_of_mappings() -> list[object]:
+    data = TwoTaskData()
+    return [{"image": data.images[:8], "left": data.left[:8], "right": data.right[:8]}]
+
+
+def list_of_tables() -> list[object]:
+    data = TwoTaskData()
+    return [(data.images[:8], torch.stack([data.left[:8], data.right[:8]], dim=1))]
+
+
+def list_of_triples() -> list[object]:
+    data = TwoTaskData()
+    return [(data.images[:8], data.left[:8], data.right[:8])]
+
+
+def nothing() -> list[object]:
+    return []
+
+
+def not_a_module() -> str:
+    return "a network"
+
+
+def failing(reason: str = "no weights today") -> nn.Module:
+    raise OSError(reason)
+
+
+class Tuple(TwoTasks):
+    def forward(self, x):
+        return tuple(super().forward(x).values())
+
+
+@dataclass(frozen=True)
+class Answer:
+    left: torch.Tensor
+    right: torch.Tensor
+    note: str = "kept"
+
+
+class WithAttributes(TwoTasks):
+    def forward(self, x):
+        return Answer(**super().forward(x))
+
+
+class OneTensor(TwoTasks):
+    def forward(self, x):
+        return super().forward(x)["left"]
+
+
+class Unshared(nn.Module):
+    """Two networks that share nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(25, 3), nn.Linear(25, 3)
+
+    def forward(self, x):
+        return {"left": self.left(x.flatten(1)), "right": self.right(x.flatten(1))}
+
+
+class Frozen(TwoTasks):
+    """A network whose convolution is not trained, and that has a layer which nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv.requires_grad_(False)
+        self.spare = nn.Linear(2, 2)
+
+
+class Tied(nn.Module):
+    """An embedding whose table is also the weight of the decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.mix = nn.Linear(4, 4)
+        self.decode = nn.Linear(4, 5)
+        self.decode.weight = self.embed.weight
+        self.other = nn.Linear(4, 2)
+
+    def forward(self, tokens):
+        x = torch.tanh(self.mix(self.embed(tokens)))
+        return {"word": self.decode(x), "kind": self.other(x)}
+
+
+class Attention(nn.Module):
+    """A transformer with parameters at its root, and in a module that has layers inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(4, 8))
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.one, self.two = nn.Linear(8, 2), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.block(x + self.position).mean(1)
+        return {"one": self.one(x), "two": self.two(x)}
+
+
+class Reused(nn.Module):
+    """A layer that is called twice, under two names, and in-place operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+        self.norm = nn.BatchNorm1d(4)
+        self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+        self.order = [self.inner, self.norm]
+        self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.again(self.first(x).relu_())
+        for step in self.order:
+            x = step(x)
+        return self.a(x), self.b(x)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True)
+        self.scale = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+        self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.scale(self.rnn(x)[0][:, -1])
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def explode_loss(output, target, *, after: int = 2):
+    """Cross-entropy that becomes infinite after some calls."""
+    explode_loss.calls += 1
+    loss = F.cross_entropy(output, target)
+    return loss / 0 if explode_loss.calls > after else loss
+
+
+explode_loss.calls = 0
+
+
+def per_item_loss(output, target):
+    return F.cross_entropy(output, target, reduction="none")
+
+
+def constant_loss(output, target):
+    return torch.tensor(1.0)

@@ -1,0 +1,187 @@
+"""From scores to rankings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.scores import Histogram, LayerStage, ScoredLayer, Scores, Versions
+from recon_cli.errors import ReconError
+from recon_cli.profiling.tally import ConflictTally
+from recon_cli.ranking.rank import rank
+from tests.conftest import AUTHORS_RANKING
+
+SEVERITIES = (0.0, -0.1)
+
+
+def make_scores(cosines: dict[str, list[list[float]]]) -> Scores:
+    """Scores of layers for which these cosines were measured, stage by stage."""
+    import torch
+
+    stages = len(next(iter(cosines.values())))
+    layers = []
+    for name, by_stage in cosines.items():
+        tally = ConflictTally(1, stages, SEVERITIES)
+        for stage, values in enumerate(by_stage):
+            row = torch.tensor([values], dtype=torch.float64)
+            tally.add(stage, row, torch.ones_like(row, dtype=torch.bool))
+        layers.append(
+            ScoredLayer(
+                name=name,
+                type="Linear",
+                aliases=(),
+                parameters=(f"{name}.weight",),
+                size=10,
+                bytes=40,
+                tasks=("a", "b"),
+                stages=tally.layer_stages(0),
+            )  # fmt: skip
+        )
+    return Scores(
+        tasks=("a", "b"), complete=True, iterations=3 * stages, iterations_requested=3 * stages,
+        stage_iterations=(3,) * stages, method="joint", seed=0, device="cpu", batch_restarts=0, severities=SEVERITIES,
+        config_digest=None, checkpoint_digest=None, versions=Versions(recon="0", torch="2"),
+        layers=tuple(layers), unranked=(),
+    )  # fmt: skip
+
+
+SCORES = make_scores(
+    {
+        "first": [[-0.2, 0.3, 0.5], [-0.05, -0.05, 0.1]],
+        "second": [[0.2, 0.3, 0.5], [-0.9, -0.9, -0.9]],
+        "third": [[-0.2, 0.3, 0.5], [0.3, 0.3, 0.1]],
+    }
+)
+
+
+def names_and_scores(ranking: Ranking) -> list[tuple[str, float]]:
+    return [(layer.name, layer.score) for layer in ranking.layers]
+
+
+def test_layers_stand_by_falling_score_and_ties_in_the_models_order():
+    assert names_and_scores(rank(SCORES, -0.1)) == [("second", 3), ("first", 1), ("third", 1)]
+    assert names_and_scores(rank(SCORES, 0.0)) == [("first", 3), ("second", 3), ("third", 1)]
+
+
+def test_a_stage_is_ranked_by_itself():
+    assert names_and_scores(rank(SCORES, -0.1, stage=1)) == [("first", 1), ("third", 1), ("second", 0)]
+    assert names_and_scores(rank(SCORES, -0.1, stage=2)) == [("second", 3), ("first", 0), ("third", 0)]
+
+
+def test_any_severity_on_the_edge_of_a_bin_is_exact():
+    assert dict(names_and_scores(rank(SCORES, -0.05)))["first"] == 1
+    assert dict(names_and_scores(rank(SCORES, -0.045)))["first"] == 3
+    assert dict(names_and_scores(rank(SCORES, -0.895)))["second"] == 3
+    assert dict(names_and_scores(rank(SCORES, -0.9)))["second"] == 0
+
+
+def test_a_severity_between_edges_is_refused_with_what_is_possible():
+    with pytest.raises(ReconError, match="no exact count for the severity -0.033") as caught:
+        rank(SCORES, -0.033)
+    assert caught.value.hint == "choose a multiple of 0.005 in (-1, 0], or one of those counted directly: 0, -0.1"
+
+
+@pytest.mark.parametrize("severity", [0.1, -1.0, -2.0, float("nan")])
+def test_a_severity_out_of_range_is_refused(severity):
+    with pytest.raises(ReconError, match="is not in"):
+        rank(SCORES, severity)
+
+
+@pytest.mark.parametrize("stage", [0, 3, -1])
+def test_a_stage_that_is_not_there_is_refused(stage):
+    with pytest.raises(ReconError, match="the scores have stages 1 to 2"):
+        rank(SCORES, -0.1, stage)
+
+
+def test_rates_and_shares_are_of_what_was_measured():
+    first = rank(SCORES, -0.1).layers[0]
+    assert first.rate == pytest.approx(3 / 6)
+    assert first.share == pytest.approx(3 / 5)
+
+
+def test_a_histogram_must_fit_its_bins():
+    with pytest.raises(ValueError, match="does not fit"):
+        Histogram(first=399, counts=(1, 1))
+    assert LayerStage(pairs=1, non_finite=0, conflicts=(), histogram=Histogram(first=399, counts=(1,))).pairs == 1
+
+
+def test_the_command_ranks_scores_and_writes_what_it_shows(recon, scores):
+    shown = recon("rank", scores, "-S", "0", "--json").succeeds()
+    recon("rank", scores, "-S", "0", "-o", "r.json").succeeds()
+    assert Path("r.json").read_text() == shown.out
+    assert recon("rank", scores, "-S", "0", "-o", "-").succeeds().out == shown.out
+    assert recon("rank", "-", "-S", "0", "--json", stdin=scores.read_text()).succeeds().out == shown.out
+
+
+def test_people_are_shown_a_table(recon, scores):
+    out = recon("rank", scores, "-S", "0").succeeds().out
+    for layer in ("conv", "norm", "body.0", "body.2"):
+        assert layer in out
+    assert "heads" not in out
+
+
+def test_the_authors_plain_scores_are_ranked_as_they_are(recon):
+    ranking = recon("rank", AUTHORS_RANKING, "--json").succeeds().document
+    assert len(ranking["layers"]) == 41
+    assert [layer["name"] for layer in ranking["layers"]] == list(json.loads(AUTHORS_RANKING.read_text()))
+    recon("rank", AUTHORS_RANKING, "-S", "-0.2").refuses("can only be ranked as it is")
+
+
+def test_plain_scores_in_any_order_are_sorted_stably(recon):
+    Path("plain.json").write_text('{"a": 1, "b": 3, "c": 1, "d": 3.5}')
+    ranking = recon("rank", "plain.json", "--json").succeeds().document
+    assert [layer["name"] for layer in ranking["layers"]] == ["d", "b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["is empty"]),
+        ("{", ["not valid JSON", "line 1"]),
+        ("[1, 2]", ["names no schema", "recon profile"]),
+        ("{}", ["names no schema"]),
+        ('{"schema": "recon.scores/2"}', ["`recon.scores/2`", "`recon.scores/1` was expected"]),
+        ('{"schema": "recon.ranking/1"}', ["`recon.ranking/1`", "`recon profile` writes one"]),
+        ('{"schema": "recon.scores/1"}', ["not a valid recon.scores/1 document", "`tasks`"]),
+        ('{"conv": "many"}', ["`conv` has no number"]),
+        ('{"conv": true}', ["`conv` has no number"]),
+        ('{"conv": NaN}', ["NaN is not a number that JSON has"]),
+        ('{"conv": 1e999}', ["too large"]),
+        ('{"conv": 1, "conv": 2}', ["`conv` stands twice"]),
+        ('{"\\u001b[31mconv": "x"}', ["`\\x1b[31mconv`"]),
+        ("[" * 100_000, ["nested too deeply"]),
+        ("9" * 5000, ["not valid JSON"]),
+        ("\xff", ["not valid JSON"]),
+    ],
+)
+def test_a_file_that_holds_no_scores_is_refused(recon, tmp_path, content, words):
+    Path("bad.json").write_text(content)
+    recon("rank", "bad.json", "-o", "r.json").refuses("`bad.json`", *words)
+    recon("rank", "-", "-o", "r.json", stdin=content).refuses("standard input", *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.json"]
+
+
+def test_binary_and_missing_files_are_refused(recon):
+    Path("bad.json").write_bytes(b"\xff\xfe\x00")
+    recon("rank", "bad.json").refuses("`bad.json` is not UTF-8")
+    recon("rank", "none.json").refuses("there is no file `none.json`")
+    recon("rank", ".").refuses("cannot read `.`: Is a directory")
+
+
+def test_scores_that_contradict_themselves_are_refused(recon, scores):
+    content = json.loads(scores.read_text())
+    for change, words in (
+        (lambda c: c["layers"].append(c["layers"][0]), "listed twice"),
+        (lambda c: c.update(iterations=99), "do not add up"),
+        (lambda c: c["layers"][0]["stages"].pop(), "one entry per stage"),
+        (lambda c: c["layers"][0]["stages"][0]["conflicts"].pop(), "one count per severity"),
+        (lambda c: c.update(extra=1), "`extra`"),
+        (lambda c: c.update(seed="0"), "`seed`"),
+    ):
+        changed = json.loads(json.dumps(content))
+        change(changed)
+        Path("changed.json").write_text(json.dumps(changed))
+        recon("rank", "changed.json").refuses("`changed.json`", words)
