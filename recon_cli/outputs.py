@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from recon_cli.errors import ReconError, listed, quoted
@@ -12,8 +12,8 @@ from recon_cli.errors import ReconError, listed, quoted
 def output_of(output: Any, tasks: Sequence[str], task: str) -> Any:
     """One task's part of a network's output.
 
-    :param output: a mapping with a key for each task, a tuple or list in the order of the tasks, or an object with an
-        attribute for each task.
+    :param output: a mapping with a key for each task, a tuple or list in the order of the tasks, or a named tuple or
+        other object with an attribute for each task.
     :param tasks: all tasks, in order.
     :param task: the task asked for.
     :raises ReconError: if the output has no part for the task.
@@ -25,8 +25,7 @@ def output_of(output: Any, tasks: Sequence[str], task: str) -> Any:
                 "name the tasks as the model names its outputs",
             )
         return output[task]
-    # A named tuple is looked into by position, as any tuple.
-    if isinstance(output, (tuple, list)):
+    if isinstance(output, (tuple, list)) and not _has_fields(output, tasks):
         if len(output) != len(tasks):
             raise ReconError(f"the model returns {len(output)} outputs for {len(tasks)} tasks")
         return output[list(tasks).index(task)]
@@ -47,14 +46,36 @@ def join_outputs(outputs: Mapping[str, Any]) -> Any:
     tasks = tuple(outputs)
     first = outputs[tasks[0]]
     parts = {task: output_of(output, tasks, task) for task, output in outputs.items()}
-    if isinstance(first, Mapping):
-        return {**first, **parts}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*parts.values())
-    if isinstance(first, (tuple, list)):
-        return type(first)(parts.values())
-    joined = copy.copy(first)
+    try:
+        return _with_parts(first, parts)
+    except (TypeError, AttributeError) as error:
+        raise ReconError(
+            f"the model's output, a {quoted(type(first).__name__)}, cannot be put together again: {error}",
+            "return a mapping, a tuple or a dataclass",
+        ) from error
+
+
+def _with_parts(output: Any, parts: Mapping[str, Any]) -> Any:
+    if isinstance(output, MutableMapping):
+        joined = copy.copy(output)
+        for task, part in parts.items():
+            joined[task] = part
+        return joined
+    if isinstance(output, Mapping):
+        return {**output, **parts}
+    if _has_fields(output, tuple(parts)):
+        return output._replace(**parts)
+    if hasattr(output, "_fields"):
+        return type(output)(*parts.values())
+    if isinstance(output, (tuple, list)):
+        return type(output)(parts.values())
+    joined = copy.copy(output)
     for task, part in parts.items():
         # A frozen dataclass refuses plain assignment to what is our own copy.
         object.__setattr__(joined, task, part)
     return joined
+
+
+def _has_fields(output: Any, tasks: Sequence[str]) -> bool:
+    """Whether an output is a named tuple whose fields are called like the tasks; their order does not matter then."""
+    return set(tasks) <= set(getattr(output, "_fields", ()))

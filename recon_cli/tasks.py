@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from keyword import iskeyword
 
 from recon_cli.errors import ReconError, listed, quoted
 
@@ -46,21 +47,26 @@ def check_tasks(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def branch_ids(names: Sequence[str]) -> tuple[str, ...]:
-    """An identifier for each name: a Python identifier, unique among them, the name itself where it is one already.
+    """An identifier for each name: unique among them, and the name itself where it may be one.
 
-    PyTorch's module names may hold no dots, and TorchScript's attributes have to be identifiers.
+    PyTorch's module names may hold no dots, TorchScript's attributes have to be identifiers, and an identifier may not
+    be an attribute that every module has.
     """
-    taken = {name for name in names if name.isidentifier()}
+    taken = {name for name in names if _may_be_id(name)}
     ids = []
     for name in names:
-        if name.isidentifier():
+        if _may_be_id(name):
             ids.append(name)
             continue
         base = re.sub(r"\W", "_", name)
-        base = base if base.isidentifier() else f"t{base}"
+        base = base if _may_be_id(base) else f"t{base}"
         number, candidate = 2, base
         while candidate in taken:
             candidate, number = f"{base}_{number}", number + 1
         taken.add(candidate)
         ids.append(candidate)
     return tuple(ids)
+
+
+def _may_be_id(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_") and not iskeyword(name) and name != "training"

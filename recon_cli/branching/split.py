@@ -216,7 +216,9 @@ class _Split:
     def _choose(self) -> tuple[str, ...]:
         wish, ranking = self._request.selection, self._request.ranking
         if wish.layers is not None:
-            return policies.explicit([self._canonical(name) for name in wish.layers])
+            names = policies.explicit(wish.layers)
+            # Two names of one tied layer are one layer.
+            return tuple(dict.fromkeys(self._canonical(name) for name in names))
         if ranking is None:
             raise ReconError(
                 "there is no ranking to choose the layers from",

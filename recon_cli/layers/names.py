@@ -60,8 +60,11 @@ class LayerTable:
         return cls({name: tuple(group) for name, group in groups.items()})
 
     def is_leaf(self, name: str) -> bool:
-        """Whether no other layer lies inside this one, so that the whole module can be copied."""
-        return name not in self._parents and name not in self.keys[name]
+        """Whether no other layer lies inside this one, so that the whole module can be copied.
+
+        What belongs to the root module, which is never copied, is no leaf.
+        """
+        return name not in self._parents and all(key.startswith(f"{name}.") for key in self.keys[name])
 
     @cached_property
     def _parents(self) -> frozenset[str]:

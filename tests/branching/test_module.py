@@ -33,7 +33,7 @@ def images() -> torch.Tensor:
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], Input, list[list[str]]]] = {
     "convolutions": (
-        networks.TwoTasks, ("left", "right"), images, 
+        networks.TwoTasks, ("left", "right"), images,
         [["conv"], ["norm", "body.2"], ["conv", "norm", "body.0", "body.2"]],
     ),
     "a tuple": (networks.Tuple, ("left", "right"), images, [["body.0"]]),
@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], Input, list[lis
         [["position"], ["block.self_attn"], ["block.self_attn.out_proj", "block.norm1"], ["block.linear2", "position"]],
     ),
     "reused modules": (
-        networks.Reused, ("a", "b"), lambda: torch.rand(6, 4, dtype=torch.float64), 
+        networks.Reused, ("a", "b"), lambda: torch.rand(6, 4, dtype=torch.float64),
         [["first,again"], ["inner.0"], ["norm"]],
     ),
     "recurrent": (
@@ -190,10 +190,10 @@ def test_it_can_be_moved_copied_pickled_and_loaded_again(case):
 
 
 def test_modes_reach_every_module(case):
-    model, _, _, manifest, _ = case
+    model, _, x, manifest, _ = case
     branched = recon_cli.branch(model, manifest)
     for mode in (False, True):
-        branched.train(mode)
+        branched.train(mode)(x)
         assert all(module.training is mode for view in branched._views.values() for module in view.modules())
 
 

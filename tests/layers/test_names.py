@@ -52,4 +52,7 @@ def test_buffers_are_told_by_name_and_type(key, dtype, expected):
 
 def test_branch_ids_are_identifiers_and_different():
     assert branch_ids(["fashion", "mnist"]) == ("fashion", "mnist")
-    assert branch_ids(["a-b", "a b", "a_b", "1st", "-", "größe"]) == ("a_b_2", "a_b_3", "a_b", "t1st", "_", "größe")
+    assert branch_ids(["a-b", "a b", "a_b", "1st", "-", "größe"]) == (
+        "a_b_2", "a_b_3", "a_b", "t1st", "t_", "größe",
+    )  # fmt: skip
+    assert branch_ids(["class", "training", "_modules", "type"]) == ("tclass", "ttraining", "t_modules", "type")

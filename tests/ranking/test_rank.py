@@ -38,7 +38,7 @@ def make_scores(cosines: dict[str, list[list[float]]]) -> Scores:
                 bytes=40,
                 tasks=("a", "b"),
                 stages=tally.layer_stages(0),
-            )  # fmt: skip
+            )
         )
     return Scores(
         tasks=("a", "b"), complete=True, iterations=3 * stages, iterations_requested=3 * stages,

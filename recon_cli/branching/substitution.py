@@ -1,0 +1,212 @@
+"""Putting other tensors into a network without touching it: clones of just the modules that lead to them.
+
+A module leads to what is registered in it, and to what its other attributes refer to: through containers, bound
+methods, partial calls, closures, weak references and plain objects. Everything that leads to no replaced tensor stays
+the very same object, so that its parameters, buffers, hooks and state are one with the original's.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CellType, FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, quoted
+
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
+_OWN_TABLES = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
+_ATOMS = (str, bytes, int, float, complex, type, type(None), ModuleType, torch.dtype, torch.device)
+_STANDARD_LIBRARY = frozenset(sys.stdlib_module_names) - {"collections"}
+
+Rebuild = Callable[[list[Any]], object]
+
+
+def modules_leading_to(model: nn.Module, tensors: Iterable[torch.Tensor]) -> frozenset[int]:
+    """The ids of the modules of a network that lead to any of these tensors, the network itself among them."""
+    wanted = {id(tensor) for tensor in tensors} | {id(model)}
+    leading = {id(model)}
+    held = {id(module): (module, list(_held(vars(module)))) for module in model.modules()}
+    # Modules that are not registered anywhere can lead on as well.
+    pending = [item for _, items in held.values() for item in items]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, nn.Module) and id(item) not in held:
+            held[id(item)] = (item, list(_held(vars(item))))
+            pending.extend(held[id(item)][1])
+    grown = True
+    while grown:
+        grown = False
+        # Children first, so that one round finds all that is registered.
+        for module, items in reversed(held.values()):
+            if id(module) not in leading and any(id(item) in wanted for item in items):
+                leading.add(id(module))
+                wanted.add(id(module))
+                grown = True
+    return frozenset(leading)
+
+
+class Substitution:
+    """One network with some of its tensors and modules replaced.
+
+    :param replaced: id of a tensor or module -> what takes its place.
+    :param leading: ids of the modules that lead to what is replaced; they are cloned.
+    :param layers: ids of the modules that are layers with replaced tensors; their clones have hooks of their own, while
+        other clones go on sharing them with the original.
+    """
+
+    def __init__(self, replaced: Mapping[int, object], leading: frozenset[int], layers: frozenset[int]) -> None:
+        self._replaced: dict[int, object] = dict(replaced)
+        self._leading = leading
+        self._layers = layers
+        self._under_way: set[int] = set()
+
+    def module(self, original: nn.Module) -> nn.Module:
+        """What stands in a module's place: another one, its clone, or the module itself.
+
+        :raises ReconError: if a module cannot be cloned.
+        """
+        if id(original) in self._replaced:
+            found = self._replaced[id(original)]
+            assert isinstance(found, nn.Module)
+            return found
+        if id(original) not in self._leading:
+            return original
+        if isinstance(original, torch.jit.ScriptModule):
+            raise ReconError(
+                f"a TorchScript module ({quoted(original.original_name)}) cannot be branched from Python",
+                "branch the network that it was made from",
+            )
+        clone: nn.Module = object.__new__(type(original))
+        self._replaced[id(original)] = clone
+        for name, value in vars(original).items():
+            new = self._of(value)
+            if new is value and (name in _REGISTRIES or (name in _OWN_TABLES and id(original) in self._layers)):
+                new = copy.copy(value)
+            vars(clone)[name] = new
+        return clone
+
+    def _of(self, value: object) -> object:
+        if isinstance(value, _ATOMS):
+            return value
+        if id(value) in self._replaced:
+            return self._replaced[id(value)]
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        parts = _take_apart(value)
+        if parts is None or id(value) in self._under_way:
+            return value
+        self._under_way.add(id(value))
+        items, rebuild = parts
+        new = [self._of(item) for item in items]
+        self._under_way.discard(id(value))
+        if all(one is other for one, other in zip(new, items, strict=True)):
+            return value
+        try:
+            rebuilt = rebuild(new)
+        except Exception as error:
+            kind = quoted(type(value).__name__)
+            raise ReconError(f"a {kind} that refers to a split layer cannot be copied: {error}") from error
+        # The same object in two places stays one object.
+        self._replaced[id(value)] = rebuilt
+        return rebuilt
+
+
+def _held(value: object, seen: set[int] | None = None) -> Iterator[object]:
+    """The modules and tensors that an attribute refers to, as far as the next module on the way."""
+    seen = set() if seen is None else seen
+    if isinstance(value, _ATOMS) or id(value) in seen:
+        return
+    if isinstance(value, (nn.Module, torch.Tensor)):
+        yield value
+        return
+    seen.add(id(value))
+    parts = _take_apart(value)
+    for item in parts[0] if parts else ():
+        yield from _held(item, seen)
+
+
+def _take_apart(value: object) -> tuple[list[object], Rebuild] | None:
+    """What an object consists of, and how to make another one of that kind; None if it is not looked into."""
+    if isinstance(value, torch.Tensor):
+        return None
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()], functools.partial(_rebuild_dict, value)
+    if isinstance(value, (list, set, deque)):
+        return list(value), functools.partial(_rebuild_collection, value)
+    if isinstance(value, tuple):
+        make = getattr(type(value), "_make", type(value))
+        return list(value), make
+    if isinstance(value, frozenset):
+        return list(value), type(value)
+    if isinstance(value, MethodType):
+        return [value.__self__], lambda new: MethodType(value.__func__, new[0])
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords], _rebuild_partial
+    if isinstance(value, weakref.ref):
+        return [value()], lambda new: weakref.ref(new[0])
+    if isinstance(value, FunctionType):
+        return _take_function_apart(value)
+    if not hasattr(value, "__dict__") or _is_of_standard_library(value):
+        return None
+    return list(vars(value).values()), functools.partial(_rebuild_object, value)
+
+
+def _take_function_apart(function: FunctionType) -> tuple[list[object], Rebuild] | None:
+    cells = [cell for cell in function.__closure__ or () if _is_filled(cell)]
+    if not cells or len(cells) < len(function.__closure__ or ()):
+        return None
+
+    def rebuild(new: list[object]) -> object:
+        closure = tuple(CellType(item) for item in new)
+        made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, closure)
+        made.__kwdefaults__ = function.__kwdefaults__
+        return functools.update_wrapper(made, function, assigned=functools.WRAPPER_ASSIGNMENTS)
+
+    return [cell.cell_contents for cell in cells], rebuild
+
+
+def _is_filled(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _is_of_standard_library(value: object) -> bool:
+    # Loggers, locks and the like lead to half of the process, and to no layer.
+    return type(value).__module__.partition(".")[0] in _STANDARD_LIBRARY and not isinstance(value, SimpleNamespace)
+
+
+def _rebuild_partial(new: list[Any]) -> object:
+    function, args, keywords = new
+    return functools.partial(function, *args, **keywords)
+
+
+def _rebuild_dict(value: dict[object, object], new: list[object]) -> object:
+    made = copy.copy(value)
+    made.clear()
+    made.update(zip(new[: len(value)], new[len(value) :], strict=True))
+    return made
+
+
+def _rebuild_collection(value: list[object] | set[object] | deque[object], new: list[object]) -> object:
+    made = copy.copy(value)
+    made.clear()
+    for item in new:
+        made.add(item) if isinstance(made, set) else made.append(item)
+    return made
+
+
+def _rebuild_object(value: object, new: list[object]) -> object:
+    made = copy.copy(value)
+    vars(made).update(zip(vars(value), new, strict=True))
+    return made
