@@ -71,7 +71,8 @@ def walk(module: nn.Module, path: str) -> nn.Module:
     :raises ReconError: if there is none.
     """
     for name in path.split(".") if path else ():
-        child = module._modules.get(name)
+        # A TorchScript module has no dictionary here, so `get` is not to be had.
+        child = module._modules[name] if name in module._modules else None
         if child is None:
             raise ReconError(f"the model's state dict has tensors of {quoted(path)}, but no module of that name")
         module = child
