@@ -72,7 +72,7 @@ def walk(module: nn.Module, path: str) -> nn.Module:
     """
     for name in path.split(".") if path else ():
         # A TorchScript module has no dictionary here, so `get` is not to be had.
-        child = module._modules[name] if name in module._modules else None
+        child = module._modules[name] if name in module._modules else None  # noqa: SIM401
         if child is None:
             raise ReconError(f"the model's state dict has tensors of {quoted(path)}, but no module of that name")
         module = child
