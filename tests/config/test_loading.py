@@ -40,7 +40,9 @@ def test_a_minimal_config_is_enough(tmp_path):
     assert (config.seed, config.device, config.profile.iterations, config.profile.stages) == (0, "auto", 300, 4)
 
 
-@pytest.mark.parametrize("path", sorted(Path("sample_configs").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("sample_configs/*.yaml")), ids=lambda path: path.name
+)
 def test_the_sample_configs_are_valid(path):
     assert load_config(path).config.tasks
 

@@ -48,8 +48,8 @@ def test_idx_is_read_literally_compressed_or_plain(tmp_path):
         (b"\x00\x00\x08\x01\x00\x00\x00\x05ab", "is truncated: it holds 2 bytes of data, its header says 5"),
         (b"\x00\x00\x08\x01\x00\x00\x00\x01ab", "is too long"),
         (b"\x00\x00\x08\x01\x00\x00\x00\x00", "is empty"),
-        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abcde")[:-9], "its compressed data ends early"),
-        (gzip.compress(b"abc")[:10] + b"\xff\xff\xff", "is damaged"),
+        (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05abcde", mtime=0)[:-9], "its compressed data ends early"),
+        (gzip.compress(b"abc", mtime=0)[:10] + b"\xff\xff\xff", "is damaged"),
     ],
 )
 def test_files_that_are_no_idx_are_refused(tmp_path, data, words):
