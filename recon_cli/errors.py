@@ -40,3 +40,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A question that names the nearest known word, or None if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean {quoted(near[0])}?" if near else None
+
+
+def number(value: float) -> str:
+    """A number as people write it, and no digit less than it takes to tell it from others."""
+    return str(int(value)) if value == value and abs(value) < 1e15 and value == int(value) else repr(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from keyword import iskeyword
 
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.errors import ReconError, counted, listed, quoted
 
 
 def check_task_name(name: str) -> str:
@@ -17,7 +17,7 @@ def check_task_name(name: str) -> str:
     if not name:
         raise ValueError("a task's name is empty")
     if not name.isprintable():
-        raise ValueError(f"the task name {quoted(name)} holds a control character")
+        raise ValueError(f"the task name {quoted(name)} holds a control or invisible character")
     if name != name.strip():
         raise ValueError(f"the task name {quoted(name)} begins or ends with a blank")
     for character, what in {".": "dot", "/": "slash", "\\": "backslash", ",": "comma"}.items():
@@ -40,7 +40,7 @@ def check_tasks(names: Sequence[str]) -> tuple[str, ...]:
         raise ReconError(f"the task {listed(repeated)} is named twice", "give every task its own name")
     if len(names) < 2:
         raise ReconError(
-            f"{len(names)} task is named, but conflicts arise between at least two",
+            f"{counted(len(names), 'task')} named, but conflicts arise between at least two",
             "name the tasks, separated by commas: `--tasks segmentation,depth`",
         )
     return names

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,15 +46,17 @@ class Document(Record):
         """The document as it stands in a file: the same content gives the same bytes."""
         return strict_json.encode(self.to_json(), indent=self.INDENT)
 
-    def write(self, path: Path, *, overwrite: bool = False) -> None:
+    def write(self, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write the document to a file, which appears whole or not at all, or to standard output for `-`.
 
+        :param inputs: files that it was made from; it replaces none of them.
         :raises ReconError: if the file exists and `overwrite` is off, or cannot be written.
         """
         if path == STANDARD_STREAM:
-            sys.stdout.write(self.to_bytes().decode("ascii"))
+            with standard_output() as stream:
+                stream.write(self.to_bytes().decode("ascii"))
             return
-        check_output(path, overwrite=overwrite)
+        check_output(path, overwrite=overwrite, inputs=inputs)
         publish_bytes(path, self.to_bytes(), overwrite=overwrite)
 
     @classmethod
@@ -88,6 +93,16 @@ class Document(Record):
             raise ReconError(f"{source} is not a valid {cls.SCHEMA} document: {first_problem(error)}") from None
 
 
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output; a reader that leaves early (`recon rank ... | head`) is no error, and the rest is dropped."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def first_problem(error: ValidationError) -> str:
     """The first of the problems that pydantic found, as a phrase, and how many more there are."""
     problems = error.errors(include_url=False)
@@ -113,6 +128,8 @@ def read_json(path: Path) -> Any:
 
 def _read_bytes(path: Path) -> bytes:
     if path == STANDARD_STREAM:
+        if sys.stdin is None:
+            raise ReconError("standard input is closed, so nothing can be read from it")
         data = sys.stdin.buffer.read(MAX_BYTES + 1)
     else:
         try:

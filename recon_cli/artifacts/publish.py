@@ -32,6 +32,8 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) ->
     for source in inputs:
         if source.exists() and path.exists() and source.samefile(path):
             raise ReconError(f"the output {quoted(path)} is the input {quoted(source)}", "choose another output name")
+    if not path.name or path.name == "..":
+        raise ReconError(f"{quoted(path)} is no name for a file", "name the output file")
     if not path.parent.is_dir():
         what = "is not a folder" if path.parent.exists() else "does not exist"
         raise ReconError(f"cannot write {quoted(path)}: its folder {quoted(path.parent)} {what}")
@@ -56,6 +58,7 @@ class StagedFile:
         self._overwrite = overwrite
         self._sibling: Path | None = None
         self._published = False
+        self._replaced: Path | None = None
         try:
             self.descriptor = os.open(path.parent, getattr(os, "O_TMPFILE", 0) | os.O_RDWR, 0o666)
         except OSError as error:
@@ -77,6 +80,10 @@ class StagedFile:
                     sibling = self._sibling_name()
                     self._link(folder, sibling.name)
                     self._sibling = sibling
+                if self.path.exists():
+                    replaced = self._sibling_name()
+                    os.link(self.path, replaced)
+                    self._replaced = replaced
                 self._sibling.replace(self.path)
                 self._sibling = None
             else:
@@ -89,8 +96,13 @@ class StagedFile:
             os.close(folder)
 
     def withdraw(self) -> None:
-        """Take a file that was newly published back, because one that belongs to it could not be."""
-        if self._published and not self._overwrite:
+        """Take a published file back, because one that belongs to it could not be; what it replaced returns."""
+        if not self._published:
+            return
+        if self._replaced is not None:
+            self._replaced.replace(self.path)
+            self._replaced = None
+        else:
             self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> StagedFile:
@@ -100,8 +112,9 @@ class StagedFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.descriptor)
-        if self._sibling is not None:
-            self._sibling.unlink(missing_ok=True)
+        for leftover in (self._sibling, self._replaced):
+            if leftover is not None:
+                leftover.unlink(missing_ok=True)
 
     def _sibling_name(self) -> Path:
         return self.path.with_name(f".{self.path.name[:80]}.{secrets.token_hex(6)}.tmp")
@@ -119,7 +132,7 @@ def publishing(paths: Sequence[Path], *, overwrite: bool) -> Iterator[list[Stage
     :param paths: the names of the files, in the order in which they appear.
     :param overwrite: whether existing files are replaced.
     """
-    with contextlib.ExitStack() as stack:
+    with _naming(paths), contextlib.ExitStack() as stack:
         files = [stack.enter_context(StagedFile(path, overwrite=overwrite)) for path in paths]
         yield files
         done: list[StagedFile] = []
@@ -131,6 +144,16 @@ def publishing(paths: Sequence[Path], *, overwrite: bool) -> Iterator[list[Stage
             for file in done:
                 file.withdraw()
             raise
+
+
+@contextlib.contextmanager
+def _naming(paths: Sequence[Path]) -> Iterator[None]:
+    """Let errors of the system name the output, not the file that stands in for it meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        names = " and ".join(quoted(path) for path in paths)
+        raise ReconError(f"cannot write {names}: {error.strerror}") from error
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:

@@ -18,11 +18,14 @@ class RankedLayer(Record):
 
     name: str
     score: float
-    rate: float | None = Field(description="share of the measured task pairs that conflict")
-    share: float | None = Field(description="share of all layers' conflicts that are this layer's")
-    size: int | None = Field(description="number of parameters")
-    bytes: int | None
+    pairs: int | None = Field(default=None, description="task pairs measured")
+    non_finite: int | None = Field(default=None, description="pairs left out because a gradient was not finite")
+    rate: float | None = Field(default=None, description="share of the measured task pairs that conflict")
+    share: float | None = Field(default=None, description="share of all layers' conflicts that are this layer's")
+    size: int | None = Field(default=None, description="number of parameters")
+    bytes: int | None = None
     aliases: tuple[str, ...] = ()
+    parameters: tuple[str, ...] | None = None
 
 
 class RankingSource(Record):
@@ -87,8 +90,7 @@ def _from_plain(content: dict[str, Any], source: str) -> Ranking:
                 f"`{Ranking.MADE_BY}` writes a ranking",
             )
     layers = tuple(
-        RankedLayer(name=name, score=float(score), rate=None, share=None, size=None, bytes=None)
-        for name, score in sorted(content.items(), key=lambda item: -item[1])
+        RankedLayer(name=name, score=float(score)) for name, score in sorted(content.items(), key=lambda item: -item[1])
     )
     source_of_plain = RankingSource(scores_digest=None, config_digest=None, checkpoint_digest=None, complete=None)
     return Ranking(

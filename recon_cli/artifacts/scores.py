@@ -7,13 +7,12 @@ nearest to those decimals, so the number of cosines strictly below any edge is e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
-from recon_cli.errors import ReconError, listed
+from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
 
@@ -76,8 +75,9 @@ class UnrankedLayer(Record):
 
     name: str
     aliases: tuple[str, ...] = ()
-    reason: Literal["private", "excluded", "unused", "frozen"]
+    reason: Literal["private", "excluded", "unused", "frozen", "buffers"]
     tasks: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
 
 
 class Versions(Record):
@@ -98,7 +98,7 @@ class Scores(Document):
     complete: bool = Field(description="false if the profile ended before its last iteration")
     iterations: int = Field(ge=0, description="iterations measured")
     iterations_requested: int = Field(ge=1)
-    stage_iterations: tuple[int, ...] = Field(description="iterations measured in each stage")
+    stage_iterations: tuple[Annotated[int, Field(ge=0)], ...] = Field(description="iterations measured in each stage")
     method: Literal["joint"]
     seed: int
     device: str
@@ -123,6 +123,8 @@ class Scores(Document):
                 raise ValueError(f"layer {layer.name!r} has not one entry per stage")
             if any(len(stage.conflicts) != len(self.severities) for stage in layer.stages):
                 raise ValueError(f"layer {layer.name!r} has not one count per severity")
+            if any(not 0 <= count <= stage.pairs for stage in layer.stages for count in stage.conflicts):
+                raise ValueError(f"layer {layer.name!r} has more conflicts than pairs, or fewer than none")
         return self
 
     def conflicts(self, layer: ScoredLayer, severity: float, stage: int | None = None) -> int:
@@ -139,6 +141,10 @@ class Scores(Document):
         """The number of task pairs that were measured for a layer, summed over iterations."""
         return sum(part.pairs for part in self._stages(layer, stage))
 
+    def non_finite(self, layer: ScoredLayer, stage: int | None = None) -> int:
+        """The number of task pairs that were left out for a layer, because a gradient was not finite."""
+        return sum(part.non_finite for part in self._stages(layer, stage))
+
     def _stages(self, layer: ScoredLayer, stage: int | None) -> tuple[LayerStage, ...]:
         return layer.stages if stage is None else (layer.stages[stage - 1],)
 
@@ -149,9 +155,9 @@ class Scores(Document):
         edge = round((severity + 1) * half)
         if 0 <= edge <= HISTOGRAM_BINS and histogram_edge(edge) == severity:
             return part.histogram.below(edge)
-        grid = ", ".join(f"{value:g}" for value in self.severities)
+        grid = ", ".join(number(value) for value in self.severities)
         raise ReconError(
-            f"the scores hold no exact count for the severity {severity:g}",
+            f"the scores hold no exact count for the severity {number(severity)}",
             f"choose a multiple of {1 / half:g} in (-1, 0], or one of those counted directly: {grid}",
         )
 
@@ -164,10 +170,8 @@ class Scores(Document):
         if not 1 <= stage <= number:
             raise ReconError(f"there is no stage {stage}: the scores have stages 1 to {number}")
         if self.stage_iterations[stage - 1] == 0:
-            ends = list(accumulate(self.stage_iterations))
+            measured = [index for index, count in enumerate(self.stage_iterations, start=1) if count]
             raise ReconError(
                 f"nothing was measured in stage {stage}: its iterations were never reached",
-                f"choose one of {listed(i + 1 for i, n in enumerate(self.stage_iterations) if n)}"
-                if ends and ends[-1]
-                else None,
+                f"choose one of {listed(measured)}" if measured else None,
             )

@@ -8,6 +8,8 @@ from typing import Any
 
 from recon_cli.errors import ReconError, quoted
 
+_TOO_LARGE = 1 << 64
+
 
 def parse(data: bytes, source: str) -> Any:
     """Parse a JSON document strictly.
@@ -19,12 +21,19 @@ def parse(data: bytes, source: str) -> Any:
     if not data.strip():
         raise ReconError(f"{source} is empty; a JSON document was expected")
     try:
-        return json.loads(
+        content = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_refuse_duplicates,
             parse_constant=_refuse_constant,
             parse_float=_refuse_overflow,
+            parse_int=_refuse_large,
         )
+        if b"\\ud" in data.lower():
+            # An escaped half of a character parses, but is no text that could be written again.
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+        return content
+    except UnicodeEncodeError:
+        raise ReconError(f"{source} holds text that is not Unicode: half of a surrogate pair") from None
     except UnicodeDecodeError:
         raise ReconError(f"{source} is not UTF-8 text, so it is no JSON document") from None
     except RecursionError:
@@ -57,6 +66,13 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _refuse_large(text: str) -> int:
+    value = int(text) if len(text) < 30 else _TOO_LARGE
+    if abs(value) >= _TOO_LARGE:
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
 
 
 def _refuse_overflow(text: str) -> float:

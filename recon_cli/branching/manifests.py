@@ -7,6 +7,7 @@ from pathlib import Path
 from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.checkpoints.safetensors_source import SafetensorsSource
+from recon_cli.checkpoints.sniffing import is_safetensors
 from recon_cli.errors import ReconError, quoted
 
 
@@ -16,10 +17,8 @@ def read_manifest(path: Path) -> Manifest:
     :param path: a manifest file, or a branched safetensors file, which carries its manifest.
     :raises ReconError: if the file is neither.
     """
-    if path.suffix != ".safetensors":
+    if not is_safetensors(path):
         return Manifest.read(path)
-    if not path.is_file():
-        raise ReconError(f"there is no checkpoint {quoted(path)}")
     with SafetensorsSource(path) as source:
         text = source.metadata.get(Manifest.METADATA_KEY)
     if text is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from recon_cli.branching.parts import find_split_parts
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.tree import Bond, TreeBuilder
 from recon_cli.branching.views import make_views
+from recon_cli.checkpoints.state_dict import tied_keys
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.outputs import join_outputs
 
@@ -115,7 +115,7 @@ def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ReconError("the model has lazy modules without shapes", "run it on one batch before it is branched")
     state = model.state_dict(keep_vars=True)
-    ties = _ties(state)
+    ties = tied_keys(state)
     records = {record.key: record for record in manifest.tensors}
     missing = [key for key in records if key not in state]
     # A checkpoint may leave out the second name of a tied tensor.
@@ -139,11 +139,6 @@ def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
                 f"but in this model it would be at {listed(plan.places[key])}"
             )
     return plan
-
-
-def _ties(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    first: dict[int, str] = {}
-    return {key: first[id(t)] for key, t in state.items() if first.setdefault(id(t), key) != key}
 
 
 def _versions(inputs: object) -> list[int]:

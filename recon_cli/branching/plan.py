@@ -74,8 +74,9 @@ def _check_collisions(places: Mapping[str, tuple[str, ...]]) -> None:
     for key, names in places.items():
         for name in names:
             if name in owner:
+                split = key if len(names) > 1 else owner[name]
                 raise ReconError(
-                    f"the checkpoint has a tensor {quoted(name)} already, the name of a copy of {quoted(key)}",
+                    f"the checkpoint has a tensor {quoted(name)} already, the name of a copy of {quoted(split)}",
                     "the checkpoint seems to be branched already; split the original one",
                 )
             owner[name] = key

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from recon_cli._version import __version__
 from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import digest_bytes
+from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.manifest import (
     Manifest,
     PlannedTensor,
@@ -21,13 +22,13 @@ from recon_cli.artifacts.manifest import (
     TensorRecord,
 )
 from recon_cli.artifacts.publish import check_output, publishing, write_all
-from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import Versions
+from recon_cli.artifacts.ranking import RankedLayer, Ranking
+from recon_cli.artifacts.scores import UnrankedLayer, Versions
 from recon_cli.branching.plan import check_ties, plan_branching, split_per_task
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.safetensors_writer import write_safetensors
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.errors import ReconError, counted, listed, number, quoted
 from recon_cli.layers.names import LayerTable, is_parameter, layer_of
 from recon_cli.ranking import selection as policies
 from recon_cli.ranking.selection import Budget, Cost
@@ -56,7 +57,7 @@ class SelectionRequest:
         if self.top_k is not None:
             return "top-k", str(self.top_k)
         if self.min_score is not None:
-            return "min-score", f"{self.min_score:g}"
+            return "min-score", number(self.min_score)
         if self.budget is not None:
             return "budget", self.budget
         return "layers", ",".join(self.layers or ())
@@ -70,6 +71,7 @@ class SplitRequest:
     selection: SelectionRequest
     ranking: Ranking | None
     tasks: tuple[str, ...] | None
+    ranking_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def run_split(request: SplitRequest, output: Path | None, *, dry_run: bool, over
     :raises ReconError: if it is to be carried out and there is no output.
     """
     if dry_run:
+        if output is not None:
+            _check_outputs(request, output, overwrite=overwrite)
         return plan_split(request)
     if output is None:
         raise ReconError("no output is named", "pass `-o branched.safetensors`, or --dry-run to write nothing")
@@ -121,14 +125,7 @@ def split_checkpoint(request: SplitRequest, output: Path, *, overwrite: bool = F
     :param output: the branched file, safetensors; the manifest gets the same name with `.manifest.json`.
     :raises ReconError: naming the file, layer, tensor or task that is wrong; nothing is written then.
     """
-    beside = manifest_path(output)
-    if output.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        raise ReconError(
-            f"the branched checkpoint is written as safetensors, but {quoted(output)} is named like a torch file",
-            f"name it {quoted(output.with_suffix('.safetensors'))}",
-        )
-    for path in (output, beside):
-        check_output(path, overwrite=overwrite, inputs=[request.checkpoint])
+    beside = _check_outputs(request, output, overwrite=overwrite)
     with open_checkpoint(request.checkpoint) as source:
         split = _Split(request, source)
         with publishing([output, beside], overwrite=overwrite) as (branched, sidecar):
@@ -136,6 +133,22 @@ def split_checkpoint(request: SplitRequest, output: Path, *, overwrite: bool = F
             manifest = split.manifest(digests)
             write_all(sidecar.descriptor, manifest.to_bytes(), 0)
         return split.result(manifest)
+
+
+def _check_outputs(request: SplitRequest, output: Path, *, overwrite: bool) -> Path:
+    """Refuse outputs that could not be written, and return the path of the manifest."""
+    if output == STANDARD_STREAM:
+        raise ReconError("a checkpoint is not written to standard output", "name a file: `-o branched.safetensors`")
+    beside = manifest_path(output)
+    if output.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
+        raise ReconError(
+            f"the branched checkpoint is written as safetensors, but {quoted(output)} is named like a torch file",
+            f"name it {quoted(output.with_suffix('.safetensors'))}",
+        )
+    inputs = [path for path in (request.checkpoint, request.ranking_file) if path is not None]
+    for path in (output, beside):
+        check_output(path, overwrite=overwrite, inputs=inputs)
+    return beside
 
 
 class _Split:
@@ -152,6 +165,11 @@ class _Split:
                 f"{quoted(request.checkpoint)} is branched already: it carries a manifest",
                 "split the checkpoint that it was made from",
             )
+        if ranking is None and request.selection.layers is None:
+            raise ReconError(
+                "there is no ranking to choose the layers from",
+                "pass --ranking, or name the layers with --layers",
+            )
         tasks = request.tasks or (ranking.tasks if ranking else None)
         if tasks is None:
             raise ReconError(
@@ -159,6 +177,7 @@ class _Split:
                 "name them, separated by commas: `--tasks segmentation,depth`",
             )
         tasks = check_tasks(tasks)
+        self._known_parameters = _known_parameters(ranking)
         self._untouched: tuple[str, ...] = ()
         if ranking:
             self._untouched = self._check_ranking(ranking, tasks)
@@ -205,9 +224,17 @@ class _Split:
             for name, keys in self._table.keys.items()
             if name not in known and any(is_parameter(key, self._by_key[key].dtype) for key in keys)
         )
+        for ranked in ranking.layers:
+            found = _count(self._parameters(ranked.parameters or ()))
+            if ranked.parameters is not None and found != ranked.size:
+                raise ReconError(
+                    f"the layer {quoted(ranked.name)} has {found} parameters in {checkpoint}, "
+                    f"but {ranked.size} in the ranking",
+                    "split a checkpoint of the model that was profiled",
+                )
         if unknown and ranking.unranked is not None:
             raise ReconError(
-                f"the checkpoint {checkpoint} has {len(unknown)} layers that the profiled model has not: "
+                f"the checkpoint {checkpoint} has {counted(len(unknown), 'layer')} that the profiled model has not: "
                 f"{listed(unknown)}",
                 "split a checkpoint of the model that was profiled",
             )
@@ -219,11 +246,7 @@ class _Split:
             names = policies.explicit(wish.layers)
             # Two names of one tied layer are one layer.
             return tuple(dict.fromkeys(self._canonical(name) for name in names))
-        if ranking is None:
-            raise ReconError(
-                "there is no ranking to choose the layers from",
-                "pass --ranking, or name the layers with --layers",
-            )
+        assert ranking is not None
         if wish.top_k is not None:
             return policies.top_k(ranking, wish.top_k)
         if wish.min_score is not None:
@@ -243,11 +266,13 @@ class _Split:
 
     def _parameters(self, keys: Iterable[str]) -> list[TensorInfo]:
         """The parameters among tensors, a tied one once."""
-        return [
-            self._by_key[key]
-            for key in keys
-            if key not in self._source.ties and is_parameter(key, self._by_key[key].dtype)
-        ]
+        return [self._by_key[key] for key in keys if key in self._by_key and self._is_parameter(key)]
+
+    def _is_parameter(self, key: str) -> bool:
+        known = self._known_parameters.get(layer_of(key))
+        if known is not None:
+            return key in known
+        return key not in self._source.ties and is_parameter(key, self._by_key[key].dtype)
 
     def _cost(self, names: Sequence[str], copies: int) -> Cost:
         parameters = self._parameters(key for name in names for key in self._table.keys.get(name, ()))
@@ -326,6 +351,16 @@ class _Split:
             split_parameters=_count(split),
             shared_parameters=shared,
         )
+
+
+def _known_parameters(ranking: Ranking | None) -> dict[str, frozenset[str]]:
+    """For each layer whose parameters a ranking names, their names; a tied one only under its first."""
+    known: dict[str, frozenset[str]] = {}
+    layers: list[RankedLayer | UnrankedLayer] = [*ranking.layers, *(ranking.unranked or ())] if ranking else []
+    for layer in layers:
+        if layer.parameters is not None:
+            known.update(dict.fromkeys((layer.name, *layer.aliases), frozenset(layer.parameters)))
+    return known
 
 
 def _count(tensors: Iterable[TensorInfo]) -> int:

@@ -11,9 +11,10 @@ from pydantic import Field
 from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.branching.manifests import read_manifest
+from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
-from recon_cli.errors import quoted
+from recon_cli.errors import ReconError, quoted
 
 
 class Verification(Document):
@@ -39,8 +40,10 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
     """
     record = read_manifest(manifest or branched)
     with open_checkpoint(source) as file:
-        problems = list(_source_problems(file, record))
+        problems = [*_source_problems(file, record), *_plan_problems(file, record)]
     with open_checkpoint(branched) as file:
+        if manifest is not None and Manifest.METADATA_KEY in file.metadata and read_manifest(branched) != record:
+            problems.append(f"the manifest {quoted(manifest)} is not the one inside the branched checkpoint")
         found = {tensor.key: (tensor, file.digest(tensor)) for tensor in file.tensors}
     kept = copies = 0
     for tensor in record.tensors:
@@ -66,6 +69,18 @@ def _source_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[s
         if problem:
             yield f"{quoted(record.key)} of the source {problem}"
     yield from (f"{quoted(key)} of the source is not in the manifest" for key in found if key not in records)
+
+
+def _plan_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[str]:
+    """The copies that a split of these layers would have called otherwise."""
+    try:
+        plan = plan_branching((tensor.key for tensor in source.tensors), manifest.layers, manifest.tasks)
+    except ReconError as error:
+        yield f"the manifest's split is not possible: {error.message}"
+        return
+    for record in manifest.tensors:
+        if record.key in plan.places and plan.copies.get(record.key) != record.copies:
+            yield f"{quoted(record.key)} is not where the split of the manifest's layers puts it"
 
 
 def _difference(found: tuple[TensorInfo, str] | None, dtype: str, shape: tuple[int, ...], digest: str) -> str | None:

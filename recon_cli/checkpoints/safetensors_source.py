@@ -99,6 +99,8 @@ class SafetensorsSource(CheckpointSource):
             raise self._broken(f"the shape of tensor {name} is no list of counts")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(at) for at in offsets):
             raise self._broken(f"the offsets of tensor {name} are no pair of counts")
+        if _overflows(shape):
+            raise self._broken(f"the shape of tensor {name} is too large")
         tensor = TensorInfo(key, dtype, tuple(shape))
         begin, end = offsets
         if tensor.size * DTYPE_BITS[dtype] != 8 * (end - begin):
@@ -120,6 +122,16 @@ class SafetensorsSource(CheckpointSource):
 
     def _broken(self, reason: str) -> ReconError:
         return ReconError(f"{quoted(self._path)} is not a valid safetensors file: {reason}")
+
+
+def _overflows(shape: list[int]) -> bool:
+    """Whether a size computed in 64 bits would overflow on the way, even if a later dimension is 0."""
+    product = 1
+    for size in shape:
+        product *= size
+        if product >= 1 << 64:
+            return True
+    return False
 
 
 def _is_count(value: object) -> bool:

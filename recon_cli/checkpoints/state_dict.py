@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def read_torch_file(path: Path) -> dict[str, torch.Tensor]:
             f"{quoted(path)} holds more than tensors and plain containers, so it is not opened",
             "save the weights alone: `torch.save(model.state_dict(), path)`",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:
         raise ReconError(
             f"{quoted(path)} is not a file of tensors that `torch.save` wrote, or it is damaged",
             "save the weights alone: `torch.save(model.state_dict(), path)`",
@@ -60,7 +59,9 @@ def load_into(model: nn.Module, path: Path) -> None:
     :raises ReconError: naming what differs.
     """
     state = read_state_dict(path)
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
+    # A file may leave out the second name of a tied tensor.
+    state.update({key: state[first] for key, first in tied_keys(own).items() if key not in state and first in state})
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
@@ -71,12 +72,25 @@ def load_into(model: nn.Module, path: Path) -> None:
             parts.append(f"the model has no {listed(unexpected)}")
         raise ReconError(f"the checkpoint {quoted(path)} does not fit the model: {'; '.join(parts)}")
     for key, tensor in own.items():
-        if tensor.shape != state[key].shape:
+        if isinstance(tensor, torch.Tensor) and tensor.shape != state[key].shape:
             raise ReconError(
                 f"the checkpoint {quoted(path)} does not fit the model: {quoted(key)} has the shape "
                 f"{tuple(state[key].shape)}, the model's {tuple(tensor.shape)}"
             )
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except Exception as error:
+        reason = str(error).splitlines()[-1:] or [type(error).__name__]
+        raise ReconError(f"the checkpoint {quoted(path)} cannot be loaded: {reason[0].strip()}") from error
+
+
+def tied_keys(state: Mapping[str, object]) -> dict[str, str]:
+    """For each entry of a state dict that is the same tensor as an earlier one, that one's name.
+
+    :param state: made with `keep_vars=True`, which keeps the tensors' identity.
+    """
+    first: dict[int, str] = {}
+    return {key: first[id(t)] for key, t in state.items() if first.setdefault(id(t), key) != key}
 
 
 def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recon_cli.checkpoints.safetensors_source import CHUNK_BYTES
+from recon_cli.checkpoints.safetensors_source import CHUNK_BYTES, METADATA
 from recon_cli.checkpoints.state_dict import read_torch_file
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
@@ -62,6 +62,8 @@ class TensorSource(CheckpointSource):
 
     def _describe(self, key: str, value: torch.Tensor) -> TensorInfo:
         name = f"tensor {quoted(key)} of {self._origin}"
+        if key == METADATA or not _is_unicode(key):
+            raise ReconError(f"{name} has a name that safetensors cannot hold", "rename the tensor")
         if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
             raise ReconError(f"{name} is sparse, quantised, nested or without values; only plain ones can be written")
         if value.dtype not in _NAMES:
@@ -87,6 +89,14 @@ class TensorSource(CheckpointSource):
             else:
                 first[place] = key
         return ties
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class TorchSource(TensorSource):

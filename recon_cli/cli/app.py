@@ -54,9 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # PyTorch warns about a missing numpy, which nothing here needs.
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+    # Whoever started the command may have closed these; they stay open until the process ends.
     if sys.stdout is None:
-        # Standard output was closed by whoever started the command.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  (open until the process ends)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # Names may hold characters that the terminal's encoding lacks.

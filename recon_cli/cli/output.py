@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon_cli.artifacts.document import STANDARD_STREAM, Document
+from recon_cli.artifacts.document import STANDARD_STREAM, Document, standard_output
 from recon_cli.errors import ReconError, printable
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 View = Callable[[], Iterable["RenderableType"]]
 """Makes what people are shown; it is called only if they are."""
 
-_LOG_WIDTH = 120
+_LOG_WIDTH = 100_000
 
 
 class Mode(Enum):
@@ -65,9 +65,10 @@ class Output:
         if self._mode is Mode.JSON:
             document.write(STANDARD_STREAM)
             return
-        console = make_console(sys.stdout)
-        for item in view():
-            console.print(item)
+        with standard_output() as stream:
+            console = make_console(stream)
+            for item in view():
+                console.print(printable(item) if isinstance(item, str) else item)
 
     def note(self, message: str) -> None:
         """Say something worth knowing, on standard error."""
@@ -96,6 +97,6 @@ def make_console(stream: object) -> Console:
 
     console = Console(file=stream, markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
     if not console.is_terminal:
-        # A log has no width of its own; tables that fit no terminal still should not be cut there.
+        # A log has no width, and nothing in it should be cut.
         console.width = _LOG_WIDTH
     return console

@@ -26,7 +26,9 @@ def command(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, metavar="N", help="Seeds everything random; default: the config's."),
+        typer.Option(
+            "--seed", min=0, max=2**63 - 1, metavar="N", help="Seeds everything random; default: the config's."
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,

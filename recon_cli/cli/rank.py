@@ -47,5 +47,5 @@ def command(
     for remark in ranking_remarks(ranking):
         sink.note(remark)
     if output is not None:
-        ranking.write(output, overwrite=force)
+        ranking.write(output, overwrite=force, inputs=[scores])
     sink.result(ranking, lambda: ranking_view(ranking))

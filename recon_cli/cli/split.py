@@ -59,6 +59,7 @@ def command(
         selection=SelectionRequest(top_k, min_score, budget, comma_separated(layers)),
         ranking=None if ranking is None else Ranking.read(ranking),
         tasks=comma_separated(tasks),
+        ranking_file=ranking,
     )
     result = run_split(request, output, dry_run=dry_run, overwrite=force)
     for remark in split_remarks(result):

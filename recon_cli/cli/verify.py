@@ -29,4 +29,7 @@ def command(
     sink = Output.choose(json=json, quiet=quiet)
     found = verify(branched, source, manifest)
     sink.result(found, lambda: verification_view(found))
-    return None if found.passed else CHECK_FAILED
+    if found.passed:
+        return None
+    sink.warning(f"{branched} is not what was split from {source}")
+    return CHECK_FAILED

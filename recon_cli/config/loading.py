@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -58,8 +59,10 @@ def _sentence(detail: ErrorDetails) -> str:
     if detail["type"] == "missing":
         return f"{where} is missing"
     message = printable(detail["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
-    if detail["type"] == "value_error":
+    if "Input should be " not in detail["msg"]:
         return f"{where}: {message}"
+    # pydantic offers an instance of its own class as well, which nobody can write into a file.
+    message = re.sub(r" or instance of \w+", "", message)
     return f"{where} should be {message}, not {quoted(_short(detail['input']))}"
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from recon_cli.errors import counted, number
 from recon_cli.tasks import check_task_name
 
 DEFAULT_SEVERITIES = (0.0, -0.01, -0.02, -0.03, -0.04, -0.05, -0.1, -0.15, -0.2)
@@ -63,6 +64,12 @@ class LossSection(Section):
         return value
 
 
+def _check_label(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(f"{value!r} is neither a key nor a position among the batch's targets")
+    return value
+
+
 def _loss_by_name(value: object) -> object:
     return {"target": value} if isinstance(value, str) else value
 
@@ -72,7 +79,7 @@ class TaskSection(Section):
 
     name: str
     loss: Annotated[LossSection, BeforeValidator(_loss_by_name)]
-    label: str | int
+    label: Annotated[str | int, BeforeValidator(_check_label)]
 
     @field_validator("name")
     @classmethod
@@ -118,7 +125,7 @@ class ProfileSection(Section):
     def _in_range(cls, values: list[float]) -> list[float]:
         for value in values:
             if not -1 < value <= 0:
-                raise ValueError(f"the severity {value:g} is not in (-1, 0]")
+                raise ValueError(f"the severity {number(value)} is not in (-1, 0]")
         # Adding zero turns -0.0, which a file would show, into 0.0.
         return sorted({value + 0.0 for value in values}, reverse=True)
 
@@ -142,7 +149,7 @@ class Config(Section):
             if names.count(name) > 1:
                 raise ValueError(f"the task {name!r} is named twice")
         if len(names) < 2:
-            raise ValueError(f"{len(names)} task is named, but conflicts arise between at least two")
+            raise ValueError(f"{counted(len(names), 'task')} named, but conflicts arise between at least two")
         return values
 
     @property

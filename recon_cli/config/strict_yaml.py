@@ -64,6 +64,8 @@ def _check_events(text: str) -> None:
     for event in yaml.parse(text, Loader=_Base):
         if isinstance(event, yaml.AliasEvent):
             raise _problem(event, "aliases (`*name`) are not allowed; write the value out")
+        if isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None) is not None:
+            raise _problem(event, "tags (`!name`) are not allowed; write the value plainly")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 
-from recon_cli.artifacts.document import STANDARD_STREAM
+from recon_cli.artifacts.document import STANDARD_STREAM, standard_output
 from recon_cli.artifacts.publish import check_output, publish_bytes
 
 
@@ -21,7 +20,8 @@ def write_template(path: Path, *, overwrite: bool = False) -> None:
     :raises ReconError: if the file exists and `overwrite` is off, or cannot be written.
     """
     if path == STANDARD_STREAM:
-        sys.stdout.write(template().decode())
+        with standard_output() as stream:
+            stream.write(template().decode())
         return
     check_output(path, overwrite=overwrite)
     publish_bytes(path, template(), overwrite=overwrite)

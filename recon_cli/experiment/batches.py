@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recon_cli.config.schema import DataSection
-from recon_cli.errors import ReconError, listed, quoted
-from recon_cli.experiment.targets import call_target, describe, find_target
+from recon_cli.errors import ReconError, counted, listed, quoted
+from recon_cli.experiment.targets import call_target, user_code
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Batch:
                 "give the label's position among the targets, counted from 0",
             )
         is_table = isinstance(targets, torch.Tensor)
+        if not is_table and not isinstance(targets, (tuple, list)):
+            raise ReconError(
+                f"task {quoted(task)}: the batch's targets are a {quoted(type(targets).__name__)}; "
+                f"a mapping, a tuple or a tensor with a column for each task was expected"
+            )
         if is_table and targets.dim() < 2:
             raise ReconError(
                 f"task {quoted(task)}: the batch's targets are one tensor of shape {tuple(targets.shape)}, "
@@ -76,28 +82,22 @@ class Batches:
         self._device = device
         self._loader = _make_loader(section, seed)
         self.restarts = 0
+        self._started = False
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
+        for times in count():
             number = 0
-            for raw in self._one_pass():
-                number += 1
-                yield self._batch(raw)
+            with user_code(f"data.target {quoted(self._section.target)}"):
+                for raw in self._loader:
+                    number += 1
+                    self.restarts = times
+                    yield self._batch(raw)
             if number == 0:
                 raise self._no_more()
-            self.restarts += 1
-
-    def _one_pass(self) -> Iterator[Any]:
-        try:
-            yield from self._loader
-        except ReconError:
-            raise
-        except Exception as error:
-            raise ReconError(f"data.target {quoted(self._section.target)} failed: {describe(error)}") from error
 
     def _no_more(self) -> ReconError:
         target = quoted(self._section.target)
-        if self.restarts:
+        if self._started:
             return ReconError(
                 f"data.target {target} cannot be started over: it gave no batches the second time",
                 "return a Dataset or a list of batches rather than a generator, or ask for fewer iterations",
@@ -106,12 +106,13 @@ class Batches:
         size = len(dataset) if isinstance(dataset, Sized) else 0
         if size:
             return ReconError(
-                f"data.target {target} has {size} items, fewer than one batch of {self._section.batch_size}",
+                f"data.target {target} has {counted(size, 'item')}, fewer than one batch of {self._section.batch_size}",
                 "lower `data.batch_size` or set `data.drop_last: false`",
             )
         return ReconError(f"data.target {target} is empty: it gave no batch")
 
     def _batch(self, raw: Any) -> Batch:
+        self._started = True
         raw = _to_device(raw, self._device)
         if isinstance(raw, Mapping):
             key = self._section.inputs
@@ -131,26 +132,27 @@ class Batches:
 
 
 def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
-    made = call_target("data.target", section.target, find_target(section.target), **section.kwargs)
-    if isinstance(made, IterableDataset):
-        return DataLoader(made, batch_size=section.batch_size, num_workers=section.workers)
-    if isinstance(made, Dataset):
-        if len(made) == 0:  # type: ignore[arg-type]  # map-style data sets have a length
+    made = call_target("data.target", section.target, **section.kwargs)
+    if not isinstance(made, Dataset):
+        if not isinstance(made, Iterable):
+            raise ReconError(
+                f"data.target {quoted(section.target)} returned a {quoted(type(made).__name__)}; "
+                f"a Dataset or an iterable of batches was expected"
+            )
+        return made
+    is_stream = isinstance(made, IterableDataset)
+    with user_code(f"the length of data.target {quoted(section.target)}"):
+        if not is_stream and len(made) == 0:  # type: ignore[arg-type]  # map-style data sets have a length
             raise ReconError(f"data.target {quoted(section.target)} is empty: it has no items")
-        return DataLoader(
-            made,
-            batch_size=section.batch_size,
-            shuffle=section.shuffle,
-            drop_last=section.drop_last,
-            num_workers=section.workers,
-            generator=torch.Generator().manual_seed(seed),
-        )
-    if not isinstance(made, Iterable):
-        raise ReconError(
-            f"data.target {quoted(section.target)} returned a {quoted(type(made).__name__)}; "
-            f"a Dataset or an iterable of batches was expected"
-        )
-    return made
+    return DataLoader(
+        made,
+        batch_size=section.batch_size,
+        # A stream comes in its own order.
+        shuffle=None if is_stream else section.shuffle,
+        drop_last=section.drop_last,
+        num_workers=section.workers,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

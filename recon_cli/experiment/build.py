@@ -17,7 +17,7 @@ from recon_cli.config.schema import Config, LoadedConfig
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.batches import Batches
 from recon_cli.experiment.losses import Task
-from recon_cli.experiment.targets import call_target, find_target
+from recon_cli.experiment.targets import call_target, find_target, user_code
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def build_experiment(loaded: LoadedConfig, *, seed: int, device: torch.device, c
         checkpoint = loaded.folder / config.model.checkpoint
     if checkpoint is not None:
         load_into(model, checkpoint)
-    model.to(device).train()
+    with user_code("the move of the model to the device"):
+        model.to(device).train()
     batches = Batches(config.data, seed, device)
     optimizer = _make_optimizer(config, model)
     tasks = tuple(Task.from_section(section) for section in config.tasks)
@@ -79,7 +80,7 @@ def _check_targets(loaded: LoadedConfig) -> None:
 
 def _make_model(config: Config) -> nn.Module:
     target = config.model.target
-    model = call_target("model.target", target, find_target(target), **config.model.kwargs)
+    model = call_target("model.target", target, **config.model.kwargs)
     if not isinstance(model, nn.Module):
         raise ReconError(
             f"model.target {quoted(target)} returned a {quoted(type(model).__name__)}; an nn.Module was expected"
@@ -103,7 +104,8 @@ def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     if not parameters:
         raise ReconError(f"model.target {quoted(config.model.target)} has no trainable parameter")
     make = _find_optimizer(target)
-    optimizer = call_target("optimizer.target", target, make, parameters, **config.optimizer.kwargs)
+    with user_code(f"optimizer.target {quoted(target)}"):
+        optimizer = make(parameters, **config.optimizer.kwargs)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ReconError(
             f"optimizer.target {quoted(target)} returned a {quoted(type(optimizer).__name__)}; "

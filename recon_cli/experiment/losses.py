@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recon_cli.config.schema import TaskSection
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.batches import Batch
-from recon_cli.experiment.targets import call_target, describe, find_target
+from recon_cli.experiment.targets import find_target, user_code
 from recon_cli.outputs import output_of
 
 
@@ -38,17 +38,16 @@ class Task:
 
         :raises ReconError: if the loss function fails or gives something else.
         """
-        loss = call_target(
-            f"the loss of task {quoted(self.name)},",
-            _name(self.loss),
-            self.loss,
-            output,
-            label,
-            **self.arguments,
-        )
-        if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
-            raise ReconError(f"the loss of task {quoted(self.name)} is {found}; a scalar tensor was expected")
+        with user_code(f"the loss of task {quoted(self.name)}"):
+            loss = self.loss(output, label, **self.arguments)
+        if not isinstance(loss, torch.Tensor):
+            kind = quoted(type(loss).__name__)
+            raise ReconError(f"the loss of task {quoted(self.name)} is a {kind}; a scalar tensor was expected")
+        if loss.dim() != 0:
+            shape = tuple(loss.shape)
+            raise ReconError(
+                f"the loss of task {quoted(self.name)} is a tensor of shape {shape}; a scalar was expected"
+            )
         if not loss.requires_grad:
             raise ReconError(f"the loss of task {quoted(self.name)} depends on no trainable parameter")
         return loss
@@ -60,16 +59,11 @@ def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> 
     :returns: a scalar for each task, in order.
     :raises ReconError: if the model or a loss fails, or a task has no output or label.
     """
-    try:
-        output = batch.call(model)
-    except ReconError:
-        raise
-    except torch.OutOfMemoryError as error:
-        raise ReconError(f"the model ran out of memory: {describe(error)}", "lower `data.batch_size`") from error
-    except Exception as error:
-        raise ReconError(f"the model failed on a batch: {describe(error)}") from error
     names = [task.name for task in tasks]
-    return [task.loss_on(output_of(output, names, task.name), batch.label(task.name, task.label)) for task in tasks]
+    with user_code("the model"):
+        output = batch.call(model)
+        outputs = [output_of(output, names, name) for name in names]
+    return [task.loss_on(own, batch.label(task.name, task.label)) for task, own in zip(tasks, outputs, strict=True)]
 
 
 def _find_loss(target: str) -> Callable[..., Any]:
@@ -83,7 +77,3 @@ def _find_loss(target: str) -> Callable[..., Any]:
             did_you_mean(target, known) or "name your own loss as package.module:function",
         )
     return found  # type: ignore[no-any-return]
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)

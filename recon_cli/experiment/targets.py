@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recon_cli.errors import ReconError, did_you_mean, quoted
 
 
@@ -25,6 +27,23 @@ def search_path(folder: Path) -> Iterator[None]:
             sys.path.remove(entry)
 
 
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong in somebody else's code into an error that says where.
+
+    :param what: what runs in the block, as messages name it (`the model`).
+    """
+    try:
+        yield
+    except ReconError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ReconError(f"{what} ran out of memory: {describe(error)}", "lower `data.batch_size`") from error
+    # A script that is imported may end itself, which must not end the command as if all were well.
+    except (Exception, SystemExit) as error:
+        raise ReconError(f"{what} failed: {describe(error)}") from error
+
+
 def find_target(target: str) -> Callable[..., Any]:
     """Import what a target names.
 
@@ -32,43 +51,48 @@ def find_target(target: str) -> Callable[..., Any]:
     :raises ReconError: if the module cannot be imported, has no such name, or the name is not callable.
     """
     module_name, _, name = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        wanted = error.name or module_name
-        reason = "" if module_name.startswith(wanted) else f", because it imports {quoted(wanted)}, which is missing"
-        raise ReconError(f"the module {quoted(module_name)} of {quoted(target)} cannot be found{reason}") from error
-    except Exception as error:
-        raise ReconError(
-            f"the module {quoted(module_name)} of {quoted(target)} cannot be imported: {describe(error)}"
-        ) from error
-    for part in name.split("."):
+    with user_code(f"the import of {quoted(module_name)} for {quoted(target)}"):
         try:
+            found: Any = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise _not_found(module_name, target, error.name or module_name) from error
+        for part in name.split("."):
+            if not hasattr(found, part):
+                raise ReconError(
+                    f"the module {quoted(module_name)} has no {quoted(name)}", did_you_mean(part, dir(found))
+                )
             found = getattr(found, part)
-        except AttributeError:
-            raise ReconError(
-                f"the module {quoted(module_name)} has no {quoted(name)}", did_you_mean(part, dir(found))
-            ) from None
     if not callable(found):
         raise ReconError(f"{quoted(target)} is not callable; it is of type {quoted(type(found).__name__)}")
     return found  # type: ignore[no-any-return]
 
 
-def call_target(what: str, target: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+def call_target(what: str, target: str, /, **kwargs: Any) -> Any:
     """Call what a target names.
 
     :param what: what the target stands for, as messages name it (`model.target`).
-    :raises ReconError: with the reason, if the call fails.
+    :raises ReconError: with the reason, if it cannot be found or the call fails.
     """
-    try:
-        return function(*args, **kwargs)
-    except ReconError:
-        raise
-    except Exception as error:
-        raise ReconError(f"{what} {quoted(target)} failed: {describe(error)}") from error
+    function = find_target(target)
+    with user_code(f"{what} {quoted(target)}"):
+        return function(**kwargs)
 
 
 def describe(error: BaseException) -> str:
     """An error of somebody else's code as one phrase: its type and the first line of its message."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001  (somebody else's `__str__`)
+        lines = []
+    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
+        # A worker process of a DataLoader sends its whole traceback; the reason stands last.
+        return lines[-1]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _not_found(module_name: str, target: str, missing: str) -> ReconError:
+    if f"{module_name}.".startswith(f"{missing}."):
+        return ReconError(f"the module {quoted(module_name)} of {quoted(target)} cannot be found")
+    return ReconError(
+        f"the module {quoted(module_name)} of {quoted(target)} imports {quoted(missing)}, which cannot be found"
+    )

@@ -61,6 +61,12 @@ def discover_layers(model: nn.Module) -> list[Layer]:
     return [_merge(model, group, owners) for group in _tied_groups(owners)]
 
 
+def buffer_owners(model: nn.Module) -> list[str]:
+    """The modules that own saved buffers and no parameters, by the name that a layer in their place would have."""
+    layers = {name for layer in discover_layers(model) for name in (layer.name, *layer.aliases)}
+    return [name for name in dict.fromkeys(layer_of(key) for key in model.state_dict()) if name not in layers]
+
+
 def _tied_groups(owners: dict[str, dict[str, nn.Parameter]]) -> Iterator[list[str]]:
     """Layer names, grouped where they share a parameter; groups and names in registration order."""
     group_of = {name: [name] for name in owners}

@@ -14,6 +14,7 @@ from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import task_losses
+from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.gradients import Gradients, assign_joint_gradient, task_gradients
 from recon_cli.profiling.gram import cosines, layer_grams, pair_indices
@@ -25,6 +26,7 @@ class Measurement:
     """What a profile has measured so far.
 
     :ivar layers: all layers of the network.
+    :ivar buffer_owners: modules that own buffers and no parameters; they are no layers, but stand in a checkpoint.
     :ivar tallied: those of them that are counted: trainable, and not excluded.
     :ivar reached: for each tallied layer and task, whether the task's loss has reached the layer; [L, T].
     :ivar stage_iterations: the iterations measured in each stage.
@@ -33,6 +35,7 @@ class Measurement:
     tasks: tuple[str, ...]
     settings: ProfileSection
     layers: Sequence[Layer]
+    buffer_owners: Sequence[str] = ()
     tallied: Sequence[Layer] = field(init=False)
     tally: ConflictTally = field(init=False)
     reached: torch.Tensor = field(init=False)
@@ -99,7 +102,11 @@ class Measurement:
                 reason = "private" if tasks else "unused"
             else:
                 reason = "excluded" if layer.trainable else "frozen"
-            result.append(UnrankedLayer(name=layer.name, aliases=layer.aliases, reason=reason, tasks=tasks))
+            names = tuple(layer.parameters)
+            result.append(
+                UnrankedLayer(name=layer.name, aliases=layer.aliases, reason=reason, tasks=tasks, parameters=names)
+            )
+        result += [UnrankedLayer(name=name, reason="buffers") for name in self.buffer_owners]
         return tuple(result)
 
     def _tasks_of(self, index: int) -> tuple[str, ...]:
@@ -122,7 +129,8 @@ def measure(
     for iteration in range(iterations):
         losses = task_losses(experiment.model, experiment.tasks, next(batches))
         _check_finite(losses, measurement.tasks, iteration)
-        gradients = _gradients(losses, parameters)
+        with user_code("the backward pass"):
+            gradients = task_gradients(losses, parameters)
         reached = _reached(gradients, layers)
         measurement.reached |= reached
         if iteration == 0:
@@ -130,19 +138,11 @@ def measure(
         i, j = pair_indices(len(losses))
         stage = iteration * measurement.settings.stages // iterations
         measurement.tally.add(stage, cosines(layer_grams(gradients, layers)).cpu(), reached[:, i] & reached[:, j])
-        assign_joint_gradient(parameters, gradients)
-        experiment.optimizer.step()
         measurement.stage_iterations[stage] += 1
+        assign_joint_gradient(parameters, gradients)
+        with user_code("the optimizer's step"):
+            experiment.optimizer.step()
         on_iteration()
-
-
-def _gradients(losses: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor]) -> list[Gradients]:
-    try:
-        return task_gradients(losses, parameters)
-    except torch.OutOfMemoryError as error:
-        raise ReconError("the device ran out of memory in a backward pass", "lower `data.batch_size`") from error
-    except RuntimeError as error:
-        raise ReconError(f"the backward pass failed: {str(error).splitlines()[0]}") from error
 
 
 def _reached(gradients: Sequence[Gradients], layers: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -167,5 +167,5 @@ def _check_shared(measurement: Measurement) -> None:
     reach = []
     for task, column in zip(measurement.tasks, measurement.reached.T, strict=True):
         names = [layer.name for layer, hit in zip(measurement.tallied, column, strict=True) if hit]
-        reach.append(f"{quoted(task)} reaches {listed(names, 3)}")
+        reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
     raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")

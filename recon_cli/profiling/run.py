@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +17,11 @@ from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.publish import check_output
 from recon_cli.artifacts.scores import Scores, Versions
 from recon_cli.config.schema import LoadedConfig
+from recon_cli.errors import ReconError
 from recon_cli.experiment.build import Experiment, build_experiment
 from recon_cli.experiment.device import choose_device, repeatable
 from recon_cli.experiment.targets import search_path
-from recon_cli.layers.discovery import discover_layers
+from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement, measure
 
 
@@ -26,11 +29,13 @@ from recon_cli.profiling.measure import Measurement, measure
 class Leader:
     """A layer that leads the ranking so far.
 
+    :ivar severity: S.
     :ivar score: its S-conflict score so far.
     :ivar rate: the share of its task pairs that conflict.
     """
 
     name: str
+    severity: float
     score: int
     rate: float
 
@@ -70,15 +75,19 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
         kept in a file beside `output` whose name says `partial`; so it is when the run is interrupted.
     """
     if output is not None and output != STANDARD_STREAM:
-        check_output(output, overwrite=overwrite, inputs=[request.config.path])
+        # The user's code may change the working folder.
+        output = output.absolute()
+        _check_output(request, output, overwrite=overwrite)
     config = request.config.config
     settings = config.profile
     iterations = settings.iterations if request.iterations is None else request.iterations
     seed = config.seed if request.seed is None else request.seed
     device = choose_device(request.device or config.device)
-    with search_path(request.config.folder), repeatable(seed):
+    # Standard output is for data, whatever the user's code prints.
+    with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
         experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
-        measurement = Measurement(config.task_names, settings, discover_layers(experiment.model))
+        model = experiment.model
+        measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
 
         def scores(*, complete: bool) -> Scores:
             return _scores(request, experiment, measurement, iterations, seed, complete)
@@ -86,10 +95,22 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
         observer.started(iterations, len(measurement.tallied), _device_name(device))
         with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
             measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
-        result = scores(complete=True)
-    if output is not None:
-        result.write(output, overwrite=overwrite)
+            result = scores(complete=True)
+            if output is not None and output != STANDARD_STREAM:
+                result.write(output, overwrite=overwrite)
+    if output == STANDARD_STREAM:
+        result.write(output)
     return result
+
+
+def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:
+    loaded = request.config
+    inputs = [loaded.path]
+    if request.checkpoint is not None:
+        inputs.append(request.checkpoint)
+    if loaded.config.model.checkpoint is not None:
+        inputs.append(loaded.folder / loaded.config.model.checkpoint)
+    check_output(output, overwrite=overwrite, inputs=inputs)
 
 
 def leaders(measurement: Measurement, severity: int, number: int = 5) -> list[Leader]:
@@ -99,7 +120,8 @@ def leaders(measurement: Measurement, severity: int, number: int = 5) -> list[Le
     """
     scores, pairs = measurement.tally.score(severity).tolist(), measurement.tally.pairs().tolist()
     first = sorted(measurement.shared(), key=lambda index: -scores[index])[:number]
-    return [Leader(measurement.tallied[i].name, scores[i], scores[i] / max(pairs[i], 1)) for i in first]
+    value = measurement.settings.severities[severity]
+    return [Leader(measurement.tallied[i].name, value, scores[i], scores[i] / max(pairs[i], 1)) for i in first]
 
 
 def _reporter(experiment: Experiment, measurement: Measurement, observer: Observer) -> Callable[[], None]:
@@ -127,8 +149,10 @@ def _keeping_partial(
     except BaseException:
         if measurement.iterations and output is not None:
             path = _free_partial_path(output)
-            scores().write(path)
-            observer.kept(path, measurement.iterations)
+            # What ended the run matters more than that its rest cannot be kept.
+            with suppress(ReconError, OSError):
+                scores().write(path)
+                observer.kept(path, measurement.iterations)
         raise
 
 
@@ -137,8 +161,8 @@ def _free_partial_path(output: Path) -> Path:
     number = 1
     while True:
         mark = "partial" if number == 1 else f"partial-{number}"
-        path = base.with_name(f"{base.stem}.{mark}{base.suffix}")
-        if not path.exists():
+        path = base.with_name(f"{base.stem[:200]}.{mark}{base.suffix[:20]}")
+        if not os.path.lexists(path):
             return path
         number += 1
 

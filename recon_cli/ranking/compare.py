@@ -9,7 +9,7 @@ from pathlib import Path
 from recon_cli.artifacts.comparison import Comparison
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.errors import ReconError, listed, number, quoted
 
 DEFAULT_TOP = 10
 
@@ -107,10 +107,10 @@ def exceeds(comparison: Comparison, limit: float | None) -> str | None:
     if limit is None:
         return None
     if not limit >= 0:
-        raise ReconError(f"--fail-above {limit:g} is no distance; a number of 0 or more is needed")
+        raise ReconError(f"--fail-above {number(limit)} is no distance; a number of 0 or more is needed")
     if comparison.largest_distance <= limit:
         return None
-    return f"the largest distance, {comparison.largest_distance:.4g}, is above {limit:g}"
+    return f"the largest distance, {number(comparison.largest_distance)}, is above {number(limit)}"
 
 
 def _check_same_layers(rankings: Sequence[Sequence[str]], names: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.ranking import RankedLayer, Ranking, RankingSource
 from recon_cli.artifacts.scores import Scores
-from recon_cli.errors import ReconError
+from recon_cli.errors import ReconError, number
 
 DEFAULT_SEVERITY = -0.1
 """The severity that the paper ranks with on Multi-Fashion+MNIST."""
@@ -21,7 +21,7 @@ def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None =
     :raises ReconError: if the scores hold no exact count for the severity, or nothing for the stage.
     """
     if not -1 < severity <= 0:
-        raise ReconError(f"the severity {severity:g} is not in (-1, 0]")
+        raise ReconError(f"the severity {number(severity)} is not in (-1, 0]")
     if stage is not None:
         scores.check_stage(stage)
     if not scores.layers:
@@ -35,11 +35,14 @@ def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None =
             RankedLayer(
                 name=layer.name,
                 score=float(count),
+                pairs=pairs,
+                non_finite=scores.non_finite(layer, stage),
                 rate=count / pairs if pairs else 0.0,
                 share=count / total if total else 0.0,
                 size=layer.size,
                 bytes=layer.bytes,
                 aliases=layer.aliases,
+                parameters=layer.parameters,
             )
         )
     return Ranking(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.errors import ReconError, quoted
+from recon_cli.errors import ReconError, number, quoted
 
 _UNITS = {"b": 1, "kb": 2**10, "kib": 2**10, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6}
@@ -31,7 +31,9 @@ def min_score(ranking: Ranking, score: float) -> tuple[str, ...]:
     """
     chosen = tuple(layer.name for layer in ranking.layers if layer.score >= score)
     if not chosen:
-        raise ReconError(f"no layer has a score of {score:g} or more; the highest is {ranking.layers[0].score:g}")
+        raise ReconError(
+            f"no layer has a score of {number(score)} or more; the highest is {number(ranking.layers[0].score)}"
+        )
     return chosen
 
 

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from recon_cli.artifacts.ranking import Ranking
+from recon_cli.errors import counted, number
 from recon_cli.reporting.tables import add_row, bar, make_table, percent
 
 if TYPE_CHECKING:
@@ -19,18 +20,19 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
     """A table of the layers in ranked order, with what the ranking knows of each."""
     if ranking.severity is not None:
         where = "the whole profile" if ranking.stage is None else f"stage {ranking.stage}"
-        yield f"{len(ranking.layers)} shared layers by conflicts below cosine {ranking.severity:g}, {where} "
-        yield f"({ranking.iterations} iterations of {', '.join(ranking.tasks or ())})"
+        layers, iterations = counted(len(ranking.layers), "shared layer"), counted(ranking.iterations or 0, "iteration")
+        yield f"{layers} by conflicts below cosine {number(ranking.severity)}"
+        yield f"in {where}: {iterations} of {', '.join(ranking.tasks or ())}"
         yield ""
     if any(layer.rate is None for layer in ranking.layers):
         table = make_table(">#", "layer", ">score")
         for place, layer in enumerate(ranking.layers, start=1):
-            add_row(table, [place, layer.name, f"{layer.score:g}"])
+            add_row(table, [place, layer.name, number(layer.score)])
     else:
         table = make_table(">#", "layer", ">score", ">rate", "", ">parameters")
         for place, layer in enumerate(ranking.layers, start=1):
             rate = layer.rate or 0.0
-            add_row(table, [place, layer.name, f"{layer.score:g}", percent(rate), bar(rate), f"{layer.size:,}"])
+            add_row(table, [place, layer.name, number(layer.score), percent(rate), bar(rate), f"{layer.size:,}"])
     yield table
 
 
@@ -38,13 +40,17 @@ def ranking_remarks(ranking: Ranking) -> Iterable[str]:
     """What is worth saying about a ranking besides."""
     if ranking.source.complete is False:
         yield f"the profile ended early; the ranking is of the {ranking.iterations} iterations that were measured"
-    if all(layer.score == 0 for layer in ranking.layers):
+    left_out = sum(layer.non_finite or 0 for layer in ranking.layers)
+    if left_out:
+        yield f"{counted(left_out, 'pair')} of gradients held NaN or an infinity and are not counted"
+    elif all(layer.score == 0 for layer in ranking.layers):
         yield "no layer has any conflict at this severity, so the layers stand in the model's own order"
 
 
 def leaders_table(leaders: Sequence[Leader]) -> Table:
     """The layers that lead a profile so far."""
-    table = make_table("leading layers", ">score", ">rate", "")
+    title = f"cos < {number(leaders[0].severity)}" if leaders else "rate"
+    table = make_table("leading layers", ">conflicts", f">{title}", "")
     for leader in leaders:
         add_row(table, [leader.name, leader.score, percent(leader.rate), bar(leader.rate)])
     return table

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from recon_cli.artifacts.scores import Scores
+from recon_cli.errors import counted, number
 from recon_cli.reporting.tables import add_row, make_table, percent
 
 _SHOWN_SEVERITIES = 4
@@ -16,15 +17,15 @@ _SHOWN_SEVERITIES = 4
 def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     """How often the tasks conflict on each layer, in the network's order, at a few severities."""
     yield (
-        f"{len(scores.layers)} layers are shared by {', '.join(scores.tasks)}; "
-        f"{scores.iterations} iterations measured on {scores.device}"
+        f"{counted(len(scores.layers), 'layer')} shared by {', '.join(scores.tasks)}; "
+        f"{counted(scores.iterations, 'iteration')} measured on {scores.device}"
     )
     if scores.batch_restarts:
-        yield f"the data was started over {scores.batch_restarts} times"
+        yield f"the data was started over {counted(scores.batch_restarts, 'time')}"
     yield ""
     step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
     shown = scores.severities[::step]
-    table = make_table("layer", *(f">cos < {severity:g}" for severity in shown))
+    table = make_table("layer", *(f">cos < {number(severity)}" for severity in shown))
     for layer in scores.layers:
         pairs = scores.pairs(layer) or 1
         rates = [scores.conflicts(layer, severity) / pairs for severity in shown]

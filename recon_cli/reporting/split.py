@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 
 from recon_cli.branching.split import SplitResult
-from recon_cli.errors import listed, printable
+from recon_cli.errors import counted, listed
 from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
 
 
@@ -15,11 +15,10 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     """Which layers are split, and the sizes before and after."""
     document = result.document
     sizes = document.sizes
-    number = len(document.layers)
-    yield f"{number} {'layer' if number == 1 else 'layers'} split for {', '.join(document.tasks)}:"
+    yield f"{counted(len(document.layers), 'layer')} split for {', '.join(document.tasks)}:"
     for layer in document.layers:
         names = " = ".join((layer.name, *layer.aliases))
-        yield f"  {printable(names)}"
+        yield f"  {names}"
     yield ""
     table = make_table("", ">parameters", ">size", ">tensors")
     for name, size in (("before", sizes.before), ("after", sizes.after)):
@@ -40,4 +39,4 @@ def split_remarks(result: SplitResult) -> Iterable[str]:
         yield f"the ranking does not know {listed(result.untouched)}; kept as they are"
     if result.without_conflicts:
         idle = result.without_conflicts
-        yield f"{len(idle)} of the split layers have no conflicts: {listed(idle)}"
+        yield f"{counted(len(idle), 'split layer')} without conflicts: {listed(idle)}"

@@ -17,7 +17,7 @@ def make_table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         name = column.removeprefix(">")
-        table.add_column(name, justify="right" if column != name else "left", no_wrap=column != name)
+        table.add_column(name, justify="right" if column != name else "left", no_wrap=column != name, overflow="fold")
     return table
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 
 from recon_cli.branching.verify import Verification
+from recon_cli.errors import counted
 
 _SHOWN = 20
 
@@ -16,7 +17,7 @@ def verification_view(found: Verification) -> Iterable[RenderableType]:
     if found.passed:
         yield f"verified: {found.kept} tensors kept and {found.copies} copies, all bit for bit as in the source"
         return
-    yield f"{len(found.problems)} things disagree:"
+    yield f"{counted(len(found.problems), 'difference')}:"
     for problem in found.problems[:_SHOWN]:
         yield f"  {problem}"
     if len(found.problems) > _SHOWN:

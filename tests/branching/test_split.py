@@ -145,7 +145,7 @@ def test_layers_without_conflicts_are_pointed_out(recon, checkpoint):
     Path("r.json").write_text('{"conv": 3, "norm": 0, "body.0": 0, "body.2": 0}')
     arguments = ["split", checkpoint, "--ranking", "r.json", "--top-k", 2, *TASKS, "--dry-run"]
     err = recon(*arguments).succeeds().err
-    assert "1 of the split layers have no conflicts: `norm`" in err
+    assert "1 split layer without conflicts: `norm`" in err
     assert "does not know `heads.left`, `heads.right`; kept as they are" in err
     assert recon(*arguments, "--quiet").succeeds() == type(recon("--version"))(0, "", "")
 
@@ -170,14 +170,14 @@ REFUSED = {
     "no output": (["--layers", "conv", *TASKS], "no output is named"),
     "no ranking": (["--top-k", "1", *TASKS, "-o", "b.safetensors"], "no ranking to choose the layers from"),
     "no tasks": (["--layers", "conv", "-o", "b.safetensors"], "no tasks are named"),
-    "one task": (["--layers", "conv", "--tasks", "a", "-o", "b.safetensors"], "1 task is named"),
+    "one task": (["--layers", "conv", "--tasks", "a", "-o", "b.safetensors"], "1 task named"),
     "a task twice": (["--layers", "conv", "--tasks", "a,a", "-o", "b.safetensors"], "`a` is named twice"),
     "an empty task": (["--layers", "conv", "--tasks", "a,", "-o", "b.safetensors"], "a task's name is empty"),
     "a dot": (["--layers", "conv", "--tasks", "a.b,c", "-o", "b.safetensors"], "`a.b` holds a dot"),
     "a slash": (["--layers", "conv", "--tasks", "a/b,c", "-o", "b.safetensors"], "`a/b` holds a slash"),
     "a control character": (
         ["--layers", "conv", "--tasks", "a\x1b[31m,c", "-o", "b.safetensors"],
-        "`a\\x1b[31m` holds a control character",
+        "`a\\x1b[31m` holds a control",
     ),
     "an unknown layer": (["--layers", "convv", *TASKS, "-o", "b.safetensors"], "did you mean `conv`?"),
     "a layer twice": (["--layers", "conv,conv", *TASKS, "-o", "b.safetensors"], "names `conv` twice"),
@@ -223,7 +223,7 @@ def test_a_ranking_of_another_model_is_refused(recon, ranking, checkpoint):
     larger = {**load_file(checkpoint), "extra.weight": torch.zeros(3), "clock": torch.tensor(3)}
     save_state_dict(larger, Path("larger.safetensors"))
     recon("split", "larger.safetensors", "--ranking", ranking, "--top-k", 1, "-o", "b.safetensors").refuses(
-        "has 1 layers that the profiled model has not: `extra`"
+        "has 1 layer that the profiled model has not: `extra`"
     )
 
 
