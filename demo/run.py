@@ -25,8 +25,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model, scores, ranking = folder / "model.safetensors", folder / "scores.json", folder / "ranking.json"
     branched = folder / "branched.safetensors"
-    if not model.exists():
-        save_fresh_model(model)
+    save_fresh_model(model)
     recon("profile", CONFIG, "--checkpoint", model, "-o", scores, "--force")
     recon("rank", scores, "-S", "-0.1", "-o", ranking, "--force")
     stages = []
@@ -57,7 +56,7 @@ def save_fresh_model(path: Path) -> None:
     from recon_cli.zoo import small_resnet
 
     torch.manual_seed(0)
-    save_state_dict(small_resnet().state_dict(), path)
+    save_state_dict(small_resnet().state_dict(), path, overwrite=True)
 
 
 def check_branched(branched: Path) -> None:

@@ -26,6 +26,7 @@ class RankedLayer(Record):
     bytes: int | None = None
     aliases: tuple[str, ...] = ()
     parameters: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] | None = Field(default=None, description="tasks whose losses reach the layer")
 
 
 class RankingSource(Record):

@@ -125,6 +125,10 @@ class Scores(Document):
                 raise ValueError(f"layer {layer.name!r} has not one count per severity")
             if any(not 0 <= count <= stage.pairs for stage in layer.stages for count in stage.conflicts):
                 raise ValueError(f"layer {layer.name!r} has more conflicts than pairs, or fewer than none")
+            if any(sum(stage.histogram.counts) != stage.pairs for stage in layer.stages):
+                raise ValueError(f"the histogram of layer {layer.name!r} does not add up to its pairs")
+            if not set(layer.tasks) <= set(self.tasks):
+                raise ValueError(f"layer {layer.name!r} is reached by tasks that are not there")
         return self
 
     def conflicts(self, layer: ScoredLayer, severity: float, stage: int | None = None) -> int:
@@ -172,6 +176,6 @@ class Scores(Document):
         if self.stage_iterations[stage - 1] == 0:
             measured = [index for index, count in enumerate(self.stage_iterations, start=1) if count]
             raise ReconError(
-                f"nothing was measured in stage {stage}: its iterations were never reached",
+                f"nothing was measured in stage {stage}",
                 f"choose one of {listed(measured)}" if measured else None,
             )

@@ -16,7 +16,7 @@ from recon_cli.branching.parts import find_split_parts
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.tree import Bond, TreeBuilder
 from recon_cli.branching.views import make_views
-from recon_cli.checkpoints.state_dict import tied_keys
+from recon_cli.checkpoints.state_dict import tied_groups
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.outputs import join_outputs
 
@@ -115,11 +115,12 @@ def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
         raise ReconError("the model has lazy modules without shapes", "run it on one batch before it is branched")
     state = model.state_dict(keep_vars=True)
-    ties = tied_keys(state)
+    groups = tied_groups(state)
     records = {record.key: record for record in manifest.tensors}
     missing = [key for key in records if key not in state]
-    # A checkpoint may leave out the second name of a tied tensor.
-    unexpected = [key for key in state if key not in records and ties.get(key) not in records]
+    # A checkpoint may leave out all names of a tied tensor but one.
+    named = {name for group in groups if any(name in records for name in group) for name in group}
+    unexpected = [key for key in state if key not in records and key not in named]
     if missing or unexpected:
         parts = [f"the model lacks {listed(missing)}"] if missing else []
         parts += [f"the manifest does not know {listed(unexpected)}"] if unexpected else []
@@ -131,7 +132,7 @@ def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
                 f"the model's {tuple(state[key].shape)}"
             )
     plan = plan_branching(state, manifest.layers, manifest.tasks)
-    check_ties(plan, ties)
+    check_ties(plan, {name: group[0] for group in groups for name in group[1:]})
     for key, record in records.items():
         if plan.places[key] != record.places:
             raise ReconError(

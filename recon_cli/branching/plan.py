@@ -35,23 +35,32 @@ class BranchingPlan:
     places: Mapping[str, tuple[str, ...]]
 
 
-def split_per_task(name: str, aliases: Sequence[str], tasks: Sequence[str]) -> SplitLayer:
-    """A layer with one branch for each task."""
-    branches = tuple(Branch(id=i, tasks=(t,)) for i, t in zip(branch_ids(tasks), tasks, strict=True))
-    return SplitLayer(name=name, aliases=tuple(aliases), branches=branches)
+def split_per_task(
+    name: str, aliases: Sequence[str], tasks: Sequence[str], reaching: Sequence[str] | None = None
+) -> SplitLayer:
+    """A layer with one branch for each task that reaches it.
+
+    :param reaching: the tasks whose losses reach the layer, if that is known. The others, for whom it makes no
+        difference, are counted with the first of them.
+    """
+    own = [task for task in tasks if reaching is None or task in reaching]
+    others = tuple(task for task in tasks if task not in own)
+    ids = dict(zip(tasks, branch_ids(tasks), strict=True))
+    branches = [Branch(id=ids[task], tasks=(task, *others) if task == own[0] else (task,)) for task in own]
+    return SplitLayer(name=name, aliases=tuple(aliases), branches=tuple(branches))
 
 
 def plan_branching(keys: Iterable[str], layers: Sequence[SplitLayer], tasks: Sequence[str]) -> BranchingPlan:
     """Plan where the tensors of a state dict go when layers are split.
 
     :param keys: the names of its tensors, in order.
-    :param layers: the layers to split; an alias that has no tensors in the state dict is passed over.
+    :param layers: the layers to split; of a layer's names, those without tensors in the state dict are passed over.
     :raises ReconError: if a layer is not there, is named twice, or a new name is taken already.
     """
     table = LayerTable.of(keys := list(keys))
     copies: dict[str, dict[str, str]] = {}
     for layer in layers:
-        if layer.name not in table.keys:
+        if not any(name in table.keys for name in (layer.name, *layer.aliases)):
             raise ReconError(f"the checkpoint has no layer {quoted(layer.name)}", did_you_mean(layer.name, table.keys))
         for name in (layer.name, *layer.aliases):
             for key in table.keys.get(name, ()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,15 +139,15 @@ def _check_outputs(request: SplitRequest, output: Path, *, overwrite: bool) -> P
     """Refuse outputs that could not be written, and return the path of the manifest."""
     if output == STANDARD_STREAM:
         raise ReconError("a checkpoint is not written to standard output", "name a file: `-o branched.safetensors`")
-    beside = manifest_path(output)
+    inputs = [path for path in (request.checkpoint, request.ranking_file) if path is not None]
+    check_output(output, overwrite=overwrite, inputs=inputs)
     if output.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
         raise ReconError(
             f"the branched checkpoint is written as safetensors, but {quoted(output)} is named like a torch file",
             f"name it {quoted(output.with_suffix('.safetensors'))}",
         )
-    inputs = [path for path in (request.checkpoint, request.ranking_file) if path is not None]
-    for path in (output, beside):
-        check_output(path, overwrite=overwrite, inputs=inputs)
+    beside = manifest_path(output)
+    check_output(beside, overwrite=overwrite, inputs=inputs)
     return beside
 
 
@@ -177,13 +177,21 @@ class _Split:
                 "name them, separated by commas: `--tasks segmentation,depth`",
             )
         tasks = check_tasks(tasks)
-        self._known_parameters = _known_parameters(ranking)
+        if ranking is not None and ranking.tasks is not None and set(ranking.tasks) == set(tasks):
+            # The order is that of the model's outputs, which the profile knows.
+            tasks = ranking.tasks
+        self._known_parameters = _known_parameters(ranking, self._by_key)
         self._untouched: tuple[str, ...] = ()
         if ranking:
             self._untouched = self._check_ranking(ranking, tasks)
         chosen = self._choose()
-        aliases = {layer.name: layer.aliases for layer in ranking.layers} if ranking else {}
-        layers = [split_per_task(name, aliases.get(name, ()), tasks) for name in chosen]
+        known = {layer.name: layer for layer in ranking.layers} if ranking else {}
+        layers = [
+            split_per_task(name, known[name].aliases, tasks, known[name].tasks)
+            if name in known
+            else split_per_task(name, (), tasks)
+            for name in chosen
+        ]
         self.plan = plan_branching(self._by_key, layers, tasks)
         check_ties(self.plan, source.ties)
 
@@ -209,7 +217,11 @@ class _Split:
                 "leave --tasks out to take the ranking's",
             )
         checkpoint = quoted(self._request.checkpoint)
-        missing = [name for name in ranking.names if name not in self._table.keys]
+        missing = [
+            layer.name
+            for layer in ranking.layers
+            if not any(name in self._table.keys for name in (layer.name, *layer.aliases))
+        ]
         if missing:
             raise ReconError(
                 f"the checkpoint {checkpoint} lacks {len(missing)} of the ranking's {len(ranking.layers)} layers: "
@@ -225,7 +237,7 @@ class _Split:
             if name not in known and any(is_parameter(key, self._by_key[key].dtype) for key in keys)
         )
         for ranked in ranking.layers:
-            found = _count(self._parameters(ranked.parameters or ()))
+            found = _count(self._parameters(self._known_parameters.get(ranked.name, ())))
             if ranked.parameters is not None and found != ranked.size:
                 raise ReconError(
                     f"the layer {quoted(ranked.name)} has {found} parameters in {checkpoint}, "
@@ -253,7 +265,10 @@ class _Split:
             return policies.min_score(ranking, wish.min_score)
         assert wish.budget is not None
         tasks = self._request.tasks or ranking.tasks or ()
-        costs = {layer.name: self._cost((layer.name, *layer.aliases), len(tasks) - 1) for layer in ranking.layers}
+        costs = {
+            layer.name: self._cost((layer.name, *layer.aliases), len(layer.tasks or tasks) - 1)
+            for layer in ranking.layers
+        }
         model = _count(self._parameters(self._by_key))
         return policies.within_budget(ranking, Budget.parse(wish.budget), costs, model)
 
@@ -353,14 +368,22 @@ class _Split:
         )
 
 
-def _known_parameters(ranking: Ranking | None) -> dict[str, frozenset[str]]:
-    """For each layer whose parameters a ranking names, their names; a tied one only under its first."""
+def _known_parameters(ranking: Ranking | None, keys: Container[str]) -> dict[str, frozenset[str]]:
+    """For each layer whose parameters a ranking names, their names in a checkpoint, a tied one under one of them."""
     known: dict[str, frozenset[str]] = {}
     layers: list[RankedLayer | UnrankedLayer] = [*ranking.layers, *(ranking.unranked or ())] if ranking else []
     for layer in layers:
         if layer.parameters is not None:
-            known.update(dict.fromkeys((layer.name, *layer.aliases), frozenset(layer.parameters)))
+            names = (layer.name, *layer.aliases)
+            own = {_name_in(keys, parameter, names) for parameter in layer.parameters}
+            known.update(dict.fromkeys(names, frozenset(own)))
     return known
+
+
+def _name_in(keys: Container[str], parameter: str, names: Sequence[str]) -> str:
+    """The name under which a checkpoint holds a parameter; it may have kept another one of a tied parameter."""
+    rest = parameter[len(layer_of(parameter)) :]
+    return next((name for name in (parameter, *(alias + rest for alias in names)) if name in keys), parameter)
 
 
 def _count(tensors: Iterable[TensorInfo]) -> int:

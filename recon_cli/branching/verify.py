@@ -13,6 +13,7 @@ from recon_cli.artifacts.manifest import Manifest
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.sniffing import sniff_format
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -38,6 +39,8 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
     :param manifest: the manifest's file; without it, the manifest inside the branched file.
     :raises ReconError: if a file cannot be read. What merely disagrees is listed in the result.
     """
+    for checkpoint in (branched, source):
+        sniff_format(checkpoint)
     record = read_manifest(manifest or branched)
     with open_checkpoint(source) as file:
         problems = [*_source_problems(file, record), *_plan_problems(file, record)]

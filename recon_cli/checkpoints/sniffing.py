@@ -48,6 +48,9 @@ def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
 
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors files do; False if it cannot be read."""
+    # Opening a pipe would wait for its writer.
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return _begins_as_safetensors(file.read(9))

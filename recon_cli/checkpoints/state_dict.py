@@ -60,8 +60,10 @@ def load_into(model: nn.Module, path: Path) -> None:
     """
     state = read_state_dict(path)
     own = model.state_dict(keep_vars=True)
-    # A file may leave out the second name of a tied tensor.
-    state.update({key: state[first] for key, first in tied_keys(own).items() if key not in state and first in state})
+    # A file may leave out all names of a tied tensor but one.
+    for names in tied_groups(own):
+        held = [name for name in names if name in state]
+        state.update({name: state[held[0]] for name in names if held and name not in state})
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
@@ -84,13 +86,15 @@ def load_into(model: nn.Module, path: Path) -> None:
         raise ReconError(f"the checkpoint {quoted(path)} cannot be loaded: {reason[0].strip()}") from error
 
 
-def tied_keys(state: Mapping[str, object]) -> dict[str, str]:
-    """For each entry of a state dict that is the same tensor as an earlier one, that one's name.
+def tied_groups(state: Mapping[str, object]) -> list[list[str]]:
+    """The names of a state dict that stand for one tensor, where it has several.
 
     :param state: made with `keep_vars=True`, which keeps the tensors' identity.
     """
-    first: dict[int, str] = {}
-    return {key: first[id(t)] for key, t in state.items() if first.setdefault(id(t), key) != key}
+    names: dict[int, list[str]] = {}
+    for name, value in state.items():
+        names.setdefault(id(value), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:

@@ -65,10 +65,13 @@ class Output:
         if self._mode is Mode.JSON:
             document.write(STANDARD_STREAM)
             return
-        with standard_output() as stream:
-            console = make_console(stream)
+        console = make_console(sys.stdout)
+        # Rich ends the process when a reader leaves early, so what it draws is written here.
+        with console.capture() as drawn:
             for item in view():
                 console.print(printable(item) if isinstance(item, str) else item)
+        with standard_output() as stream:
+            stream.write(drawn.get())
 
     def note(self, message: str) -> None:
         """Say something worth knowing, on standard error."""

@@ -42,7 +42,7 @@ class ProfileProgress:
     ) -> None:
         self._stop()
 
-    def started(self, iterations: int, layers: int, device: str) -> None:
+    def started(self, iterations: int, device: str) -> None:
         """Begin to show the bar."""
         if not self._sink.is_watched:
             return
@@ -50,7 +50,7 @@ class ProfileProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn(f"profiling {layers} layers on {device}"),
+            TextColumn(f"profiling on {device}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),

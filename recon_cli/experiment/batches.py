@@ -158,8 +158,11 @@ def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
 def _to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
+    if hasattr(value, "to"):
+        return value.to(device)
     if isinstance(value, Mapping):
         return {key: _to_device(item, device) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return tuple(_to_device(item, device) for item in value)
+        items = (_to_device(item, device) for item in value)
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,7 +58,8 @@ def discover_layers(model: nn.Module) -> list[Layer]:
                 "run the model on one batch before it is profiled, so that its lazy modules are initialised",
             )
         owners.setdefault(layer_of(name), {})[name] = parameter
-    return [_merge(model, group, owners) for group in _tied_groups(owners)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [_merge(modules, group, owners) for group in _tied_groups(owners)]
 
 
 def buffer_owners(model: nn.Module) -> list[str]:
@@ -79,15 +80,14 @@ def _tied_groups(owners: dict[str, dict[str, nn.Parameter]]) -> Iterator[list[st
                 group.extend(other)
                 for member in other:
                     group_of[member] = group
-    seen: set[int] = set()
-    for group in group_of.values():
-        if id(group) not in seen:
-            seen.add(id(group))
-            order = list(owners)
-            yield sorted(group, key=order.index) if len(group) > 1 else group
+    order = {name: index for index, name in enumerate(owners)}
+    for group in {id(group): group for group in group_of.values()}.values():
+        yield sorted(group, key=order.__getitem__)
 
 
-def _merge(model: nn.Module, names: list[str], owners: dict[str, dict[str, nn.Parameter]]) -> Layer:
+def _merge(
+    modules: Mapping[str, nn.Module], names: list[str], owners: Mapping[str, Mapping[str, nn.Parameter]]
+) -> Layer:
     parameters: dict[str, nn.Parameter] = {}
     known: set[int] = set()
     for name in names:
@@ -95,8 +95,7 @@ def _merge(model: nn.Module, names: list[str], owners: dict[str, dict[str, nn.Pa
             if id(parameter) not in known:
                 known.add(id(parameter))
                 parameters[key] = parameter
-    module = dict(model.named_modules(remove_duplicate=False)).get(names[0])
-    return Layer(names[0], _class_name(module), tuple(names[1:]), parameters)
+    return Layer(names[0], _class_name(modules.get(names[0])), tuple(names[1:]), parameters)
 
 
 def _class_name(module: nn.Module | None) -> str:

@@ -27,8 +27,12 @@ def layer_grams(gradients: Sequence[Gradients], layers: Sequence[Sequence[int]])
             if not reached:
                 continue
             rows = torch.stack([_flat(gradients[task][index]) for task in reached])
-            at = torch.tensor(reached, device=gram.device)
-            gram[at.unsqueeze(1), at] += _inner_products(rows)
+            products = _inner_products(rows)
+            if len(reached) == len(gradients):
+                gram += products
+            else:
+                at = torch.tensor(reached, device=gram.device)
+                gram[at.unsqueeze(1), at] += products
     return grams
 
 
@@ -42,8 +46,10 @@ def cosines(grams: torch.Tensor) -> torch.Tensor:
     norms = grams.diagonal(dim1=-2, dim2=-1).sqrt()
     # A finite product needs finite factors, so each norm divides by itself rather than their product.
     scaled = grams / norms.unsqueeze(-1) / norms.unsqueeze(-2)
-    zero = norms == 0
-    scaled = scaled.masked_fill(zero.unsqueeze(-1) | zero.unsqueeze(-2), 0.0)
+    zero, finite = norms == 0, norms.isfinite()
+    is_zero = zero.unsqueeze(-1) | zero.unsqueeze(-2)
+    is_finite = finite.unsqueeze(-1) & finite.unsqueeze(-2)
+    scaled = scaled.masked_fill(is_zero & is_finite, 0.0).masked_fill(~is_finite, torch.nan)
     i, j = pair_indices(grams.shape[-1])
     return scaled[..., i, j].clamp(-1.0, 1.0)
 

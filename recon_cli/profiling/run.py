@@ -43,8 +43,8 @@ class Leader:
 class Observer(Protocol):
     """Somebody who watches a profile."""
 
-    def started(self, iterations: int, layers: int, device: str) -> None:
-        """The network is built: how many iterations on how many layers are to come."""
+    def started(self, iterations: int, device: str) -> None:
+        """The network is built: how many iterations are to come."""
 
     def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
         """An iteration is done; `leaders` gives the layers that lead so far, if they are wanted."""
@@ -92,7 +92,7 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
         def scores(*, complete: bool) -> Scores:
             return _scores(request, experiment, measurement, iterations, seed, complete)
 
-        observer.started(iterations, len(measurement.tallied), _device_name(device))
+        observer.started(iterations, _device_name(device))
         with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
             measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
             result = scores(complete=True)

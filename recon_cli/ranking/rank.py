@@ -43,6 +43,7 @@ def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None =
                 bytes=layer.bytes,
                 aliases=layer.aliases,
                 parameters=layer.parameters,
+                tasks=layer.tasks,
             )
         )
     return Ranking(

@@ -197,11 +197,12 @@ def test_modes_reach_every_module(case):
         assert all(module.training is mode for view in branched._views.values() for module in view.modules())
 
 
-def test_a_network_can_be_profiled_after_the_split(case):
+def test_the_layers_of_a_branched_network_are_its_copies_and_the_shared_ones(case):
     model, _, _, manifest, _ = case
-    names = {layer.name for layer in discover_layers(recon_cli.branch(model, manifest))}
-    for layer in manifest.layers:
-        assert any(f"{layer.name}.tasks" in name or f"{layer.name}." in name or ".tasks" in name for name in names)
+    parameters = {name for layer in discover_layers(recon_cli.branch(model, manifest)) for name in layer.parameters}
+    for record in manifest.tensors:
+        if record.copies and record.key in dict(model.named_parameters()):
+            assert set(record.places) <= parameters
 
 
 class Counting(nn.Module):

@@ -117,7 +117,6 @@ def test_the_data_that_ships_is_complete():
         assert labels["mnist"] == data.labels["mnist"][3]
 
 
-@pytest.mark.data
 @needs_data
 def test_the_full_set_is_built_and_the_data_that_ships_is_its_beginning():
     for train, size, part in ((True, 120_000, 4000), (False, 20_000, 1000)):

@@ -93,7 +93,7 @@ def reference() -> list[dict[str, dict[tuple[str, str], float]]]:
     return reference_cosines()
 
 
-class EndlessBatches:
+class GivenBatches:
     restarts = 0
 
     def __iter__(self):
@@ -104,7 +104,7 @@ def measured(severities: list[float]) -> Measurement:
     model = make_model()
     tasks = tuple(Task(name, F.cross_entropy, name, {}) for name in "abc")
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    experiment = Experiment(model, tasks, EndlessBatches(), optimizer, torch.device("cpu"), None)
+    experiment = Experiment(model, tasks, GivenBatches(), optimizer, torch.device("cpu"), None)
     settings = ProfileSection(iterations=ITERATIONS, severities=severities)
     measurement = Measurement(("a", "b", "c"), settings, discover_layers(model))
     measure(experiment, measurement, ITERATIONS, lambda: None)
