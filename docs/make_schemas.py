@@ -10,7 +10,7 @@ from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
-from recon_cli.branching.verify import Verification
+from recon_cli.artifacts.verification import Verification
 
 KINDS: tuple[type[Document], ...] = (Scores, Ranking, Comparison, Manifest, SplitPlan, Verification)
 

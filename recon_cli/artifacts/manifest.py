@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
-from recon_cli.artifacts.scores import Versions
+from recon_cli.artifacts.versions import Versions
 
 
 class Branch(Record):

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
+from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
@@ -78,13 +79,6 @@ class UnrankedLayer(Record):
     reason: Literal["private", "excluded", "unused", "frozen", "buffers"]
     tasks: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
-
-
-class Versions(Record):
-    """The versions of what made a file."""
-
-    recon: str
-    torch: str | None = None
 
 
 class Scores(Document):

@@ -23,7 +23,8 @@ from recon_cli.artifacts.manifest import (
 )
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
-from recon_cli.artifacts.scores import UnrankedLayer, Versions
+from recon_cli.artifacts.scores import UnrankedLayer
+from recon_cli.artifacts.versions import Versions
 from recon_cli.branching.plan import check_ties, plan_branching, split_per_task
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.safetensors_writer import write_safetensors

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
 
-from pydantic import Field
-
-from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.manifest import Manifest
+from recon_cli.artifacts.verification import Verification
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.sniffing import sniff_format
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
-
-
-class Verification(Document):
-    """What `recon verify` found."""
-
-    SCHEMA: ClassVar[str] = "recon.verification/1"
-    MADE_BY: ClassVar[str] = "recon verify"
-
-    passed: bool
-    kept: int = Field(description="tensors found unchanged under their own names")
-    copies: int = Field(description="copies of split tensors found equal to the source's")
-    problems: tuple[str, ...]
 
 
 def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verification:

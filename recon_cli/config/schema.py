@@ -48,20 +48,22 @@ class ModelSection(Call):
     checkpoint: str | None = None
 
 
+def _named_in(library: str) -> BeforeValidator:
+    """Accepts a name in a library, or a target."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and not (value.isidentifier() or _is_target(value)):
+            raise ValueError(f"{value!r} is neither a name in {library} nor of the form package.module:callable")
+        return value
+
+    return BeforeValidator(check)
+
+
 class LossSection(Section):
     """A loss: a function of `torch.nn.functional` by its name, or `package.module:function`."""
 
-    target: str
+    target: Annotated[str, _named_in("torch.nn.functional")]
     kwargs: dict[str, Any] = {}
-
-    @field_validator("target")
-    @classmethod
-    def _named(cls, value: str) -> str:
-        if not (value.isidentifier() or _is_target(value)):
-            raise ValueError(
-                f"{value!r} is neither a name in torch.nn.functional nor of the form package.module:function"
-            )
-        return value
 
 
 def _check_label(value: object) -> object:
@@ -100,15 +102,8 @@ class DataSection(Call):
 class OptimizerSection(Section):
     """The optimizer: a class of `torch.optim` by its name, or `package.module:callable`."""
 
-    target: str
+    target: Annotated[str, _named_in("torch.optim")]
     kwargs: dict[str, Any] = {}
-
-    @field_validator("target")
-    @classmethod
-    def _named(cls, value: str) -> str:
-        if not (value.isidentifier() or _is_target(value)):
-            raise ValueError(f"{value!r} is neither a name in torch.optim nor of the form package.module:callable")
-        return value
 
 
 class ProfileSection(Section):

@@ -15,7 +15,8 @@ import torch
 from recon_cli._version import __version__
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.publish import check_output
-from recon_cli.artifacts.scores import Scores, Versions
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
 from recon_cli.errors import ReconError
 from recon_cli.experiment.build import Experiment, build_experiment

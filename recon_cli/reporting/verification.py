@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
-from recon_cli.branching.verify import Verification
+from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import counted
 
 _SHOWN = 20

@@ -15,7 +15,7 @@ from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
-from recon_cli.branching.verify import Verification
+from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError
 
 json_values = st.recursive(

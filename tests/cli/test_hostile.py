@@ -89,7 +89,7 @@ def test_of_two_files_neither_is_replaced_if_one_cannot_be(recon, checkpoint, mo
         ("import missing_package", "imports `missing_package`, which cannot be found"),
         ("class Sly(Exception):\n  def __str__(self): raise ValueError\nraise Sly", "failed: Sly"),
         ("def make():\n  import sys; sys.exit(0)", "SystemExit: 0"),
-        ("make = Frozen\nmake.train = None", "the move of the model to the device failed"),
+        ("class make(Frozen): train = None", "the move of the model to the device failed"),
         ("class make(TwoTasks):\n  def forward(self, x): import sys; sys.exit(3)", "the model failed: SystemExit: 3"),
         ("class make(TwoTasks):\n  def forward(self, x): return 5", "returns a `int`"),
         (

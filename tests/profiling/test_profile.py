@@ -259,3 +259,50 @@ def test_an_existing_file_is_refused_before_any_work(recon, config):
     assert Path("s.json").read_text() == "mine"
     recon("profile", config(), "-o", "s.json", "--force").succeeds()
     assert read_scores(Path("s.json")).iterations == 6
+
+
+def test_the_papers_resnet18_shares_41_layers_by_its_gradients(recon, config):
+    tasks = [{**TASKS[0], "name": "fashion", "label": "fashion"}, {**TASKS[1], "name": "mnist", "label": "mnist"}]
+    data = {"target": "recon_cli.datasets:small_multi_fashion_mnist", "batch_size": 4}
+    path = config(model={"target": "recon_cli.zoo:resnet18"}, tasks=tasks, data=data)
+    recon("profile", path, "-o", "s.json", "--iterations", 1).succeeds()
+    scores = read_scores(Path("s.json"))
+    assert len(scores.layers) == 41
+    assert sum(layer.size for layer in scores.layers) == 11_221_540
+    assert [layer.name for layer in scores.unranked] == ["heads.fashion", "heads.mnist"]
+
+
+def test_a_layer_that_some_tasks_do_not_reach_is_counted_and_split_for_the_others(recon, config, tmp_path):
+    (tmp_path / "three.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.trunk, self.part = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)\n"
+        "        self.heads = torch.nn.ModuleDict({t: torch.nn.Linear(4, 3) for t in 'abc'})\n"
+        "    def forward(self, x):\n"
+        "        x = self.trunk(x); y = self.part(x)\n"
+        "        return {'a': self.heads['a'](x), 'b': self.heads['b'](y), 'c': self.heads['c'](y)}\n"
+        "def data():\n"
+        "    g = torch.Generator().manual_seed(0)\n"
+        "    return [(torch.randn(6, 4, generator=g), [torch.randint(3, (6,), generator=g) for _ in 'abc'])]\n"
+    )
+    tasks = [{"name": name, "loss": "cross_entropy", "label": index} for index, name in enumerate("abc")]
+    recon("profile", config(model={"target": "three:Net"}, data={"target": "three:data"}, tasks=tasks), "-o", "s.json")
+    trunk, part = read_scores(Path("s.json")).layers
+    assert sum(stage.pairs for stage in trunk.stages) == 3 * 6
+    assert (part.tasks, sum(stage.pairs for stage in part.stages)) == (("b", "c"), 6)
+    recon("rank", "s.json", "-S", "0", "-o", "r.json").succeeds()
+    from three import Net
+
+    from recon_cli.checkpoints.saving import save_state_dict
+
+    save_state_dict(Net().state_dict(), Path("m.safetensors"))
+    # The tasks keep the profile's order, which is that of the model's outputs.
+    split = ["split", "m.safetensors", "--ranking", "r.json", "--top-k", 2, "--tasks", "c,b,a"]
+    plan = recon(*split, "--dry-run", "--json").succeeds().document
+    branches = {x["name"]: [(b["id"], b["tasks"]) for b in x["branches"]] for x in plan["layers"]}
+    assert plan["tasks"] == ["a", "b", "c"]
+    assert branches["trunk"] == [("a", ["a"]), ("b", ["b"]), ("c", ["c"])]
+    assert branches["part"] == [("b", ["b", "a"]), ("c", ["c"])]
+    assert plan["sizes"]["after"]["parameters"] - plan["sizes"]["before"]["parameters"] == 2 * 20 + 20

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import Histogram, LayerStage, ScoredLayer, Scores, Versions
+from recon_cli.artifacts.scores import Histogram, LayerStage, ScoredLayer, Scores
+from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError
 from recon_cli.profiling.tally import ConflictTally
 from recon_cli.ranking.rank import rank
