@@ -26,7 +26,8 @@ schemas: $(VENV)/.ready
 	$(BIN)/python docs/make_schemas.py
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.profile
 
 clean:
 	rm -rf $(VENV) demo_results

@@ -16,8 +16,8 @@ from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import task_losses
 from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
-from recon_cli.profiling.gradients import Gradients, assign_joint_gradient, task_gradients
-from recon_cli.profiling.gram import cosines, layer_grams, pair_indices
+from recon_cli.profiling.cosines import cosines, pair_indices
+from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.tally import ConflictTally
 
 
@@ -122,32 +122,28 @@ def measure(
     :param on_iteration: called after every iteration.
     :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
     """
-    parameters = [p for p in experiment.model.parameters() if p.requires_grad]
-    index_of = {id(parameter): index for index, parameter in enumerate(parameters)}
-    layers = [[index_of[id(p)] for p in layer.parameters.values() if p.requires_grad] for layer in measurement.tallied]
+    engine = GramEngine(experiment.model, measurement.tallied)
+    joint = torch.full((len(measurement.tasks),), 1 / len(measurement.tasks), device=experiment.device)
+    i, j = pair_indices(len(measurement.tasks))
     batches = iter(experiment.batches)
     for iteration in range(iterations):
-        losses = task_losses(experiment.model, experiment.tasks, next(batches))
+        batch = next(batches)
+        with engine.watching():
+            losses = task_losses(experiment.model, experiment.tasks, batch)
         _check_finite(losses, measurement.tasks, iteration)
         with user_code("the backward pass"):
-            gradients = task_gradients(losses, parameters)
-        reached = _reached(gradients, layers)
-        measurement.reached |= reached
+            found = engine.backward(losses)
+        measurement.reached |= found.reached
         if iteration == 0:
             _check_shared(measurement)
-        i, j = pair_indices(len(losses))
         stage = iteration * measurement.settings.stages // iterations
-        measurement.tally.add(stage, cosines(layer_grams(gradients, layers)).cpu(), reached[:, i] & reached[:, j])
+        measured = found.reached[:, i] & found.reached[:, j]
+        measurement.tally.add(stage, cosines(found.grams).cpu(), measured)
         measurement.stage_iterations[stage] += 1
-        assign_joint_gradient(parameters, gradients)
+        engine.combine(joint)
         with user_code("the optimizer's step"):
             experiment.optimizer.step()
         on_iteration()
-
-
-def _reached(gradients: Sequence[Gradients], layers: Sequence[Sequence[int]]) -> torch.Tensor:
-    rows = [[any(own[index] is not None for index in indices) for own in gradients] for indices in layers]
-    return torch.tensor(rows, dtype=torch.bool)
 
 
 def _check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:

