@@ -129,7 +129,7 @@ class GramEngine:
         for module, calls in self._calls.items():
             kind = self._watched[module]
             if self._may_go_by_output(kind, calls, uses, len(losses)):
-                route = kind(calls)
+                route = kind(calls, len(losses))
                 routes.append(route)
                 taken |= {id(route.weight), id(route.bias)}
         self._calls = {}

@@ -94,7 +94,7 @@ class ByGradient(Route):
         else:
             rows = self._rows()
             total = _pick(weights, self._reached).to(rows.dtype) @ rows
-            self._parameter.grad = torch.empty_like(self._parameter).copy_(total.view(self._parameter.shape))
+            self._parameter.grad = _laid_out_as(self._parameter, total.view(self._parameter.shape))
         self._single = None
 
     def _rows(self) -> torch.Tensor:
@@ -144,13 +144,15 @@ class ByOutput(Route):
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, calls: Sequence[Call]) -> None:
+    def __init__(self, calls: Sequence[Call], tasks: int) -> None:
         module = calls[0].module
         self._calls = calls
+        self._tasks = tasks
         self.targets = [call.edge for call in calls]
         self.weight = module.weight  # type: ignore[assignment]
         self.bias = getattr(module, "bias", None)
-        self._outputs: dict[int, torch.Tensor] = {}
+        self._memory: torch.Tensor | None = None
+        self._reached: list[int] = []
 
     def keep(self, task: int, gradients: Sequence[Gradient]) -> None:
         """Take one task's gradients of the outputs, as rows."""
@@ -160,34 +162,43 @@ class ByOutput(Route):
         for call, gradient in zip(self._calls, gradients, strict=True):
             gradient = call.input.new_zeros(call.shape, dtype=call.dtype) if gradient is None else gradient
             parts.append(self._output_rows(gradient))
-        self._outputs[task] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._memory is None:
+            self._memory = rows.new_empty(self._tasks, *rows.shape)
+        self._memory[len(self._reached)].copy_(rows)
+        self._reached.append(task)
 
     def grams(self) -> list[tuple[torch.Tensor, torch.Tensor, list[int]]]:
         """Multiply through the inputs."""
-        if not self._outputs:
+        if not self._reached:
             return []
-        reached, outputs = list(self._outputs), torch.stack(list(self._outputs.values()))
+        outputs = self._outputs()
         result: list[tuple[torch.Tensor, torch.Tensor, list[int]]] = [
-            (self.weight, self._weight_gram(outputs), reached)
+            (self.weight, self._weight_gram(outputs), self._reached)
         ]
         if self.bias is not None:
             sums = outputs.sum(1)
-            result.append((self.bias, inner_products(sums, sums), reached))
+            result.append((self.bias, inner_products(sums, sums), self._reached))
         return result
 
     def combine(self, weights: torch.Tensor) -> None:
         """Add up the output gradients, and form one weight gradient from the sum."""
-        if not self._outputs:
-            self.weight.grad = None
-            if self.bias is not None:
-                self.bias.grad = None
-            return
-        reached, outputs = list(self._outputs), torch.stack(list(self._outputs.values()))
-        total = torch.tensordot(_pick(weights, reached).to(outputs.dtype), outputs, 1)
-        self.weight.grad = torch.empty_like(self.weight).copy_(self._weight_gradient(total))
+        self.weight.grad = None
         if self.bias is not None:
-            self.bias.grad = total.sum(0)
-        self._outputs = {}
+            self.bias.grad = None
+        if not self._reached:
+            return
+        outputs = self._outputs()
+        weights = _pick(weights, self._reached).to(outputs.dtype)
+        self.weight.grad = _laid_out_as(self.weight, self._weight_gradient(weights, outputs))
+        if self.bias is not None:
+            self.bias.grad = weights @ outputs.sum(1)
+        self._memory = None
+
+    def _outputs(self) -> torch.Tensor:
+        """The output gradients of the tasks that reach the layer, [T, N, d]."""
+        assert self._memory is not None
+        return self._memory[: len(self._reached)]
 
     @abstractmethod
     def _output_rows(self, gradient: torch.Tensor) -> torch.Tensor:
@@ -201,8 +212,19 @@ class ByOutput(Route):
         """
 
     @abstractmethod
-    def _weight_gradient(self, total: torch.Tensor) -> torch.Tensor:
-        """The gradient of the weight that belongs to output gradients [N, d]."""
+    def _weight_gradient(self, weights: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        """The weighted sum of the weight's gradients.
+
+        :param weights: [T].
+        :param outputs: [T, N, d].
+        """
+
+
+def _laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    # Optimizers are fastest, and some work only, where a gradient lies in memory as its parameter does.
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _pick(weights: torch.Tensor, tasks: list[int]) -> torch.Tensor:
@@ -224,8 +246,9 @@ class LinearByOutput(ByOutput):
         through = torch.matmul(inputs @ inputs.T, outputs)
         return inner_products(outputs.flatten(1), through.flatten(1))
 
-    def _weight_gradient(self, total: torch.Tensor) -> torch.Tensor:
-        return (total.T @ self._inputs()).view(self.weight.shape)
+    def _weight_gradient(self, weights: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        total = torch.tensordot(weights, outputs, 1)
+        return torch.mm(total.T, self._inputs()).view(self.weight.shape)
 
     def _inputs(self) -> torch.Tensor:
         if not hasattr(self, "_all_inputs"):
@@ -262,17 +285,19 @@ class EmbeddingByOutput(ByOutput):
         rows = self._touched(outputs)[1].flatten(1)
         return inner_products(rows, rows)
 
-    def _weight_gradient(self, total: torch.Tensor) -> torch.Tensor:
-        ids, rows = self._touched(total.unsqueeze(0))
-        return torch.zeros_like(self.weight).index_copy_(0, ids, rows[0])
+    def _weight_gradient(self, weights: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        ids, rows = self._touched(outputs)
+        return torch.zeros_like(self.weight).index_copy_(0, ids, torch.tensordot(weights, rows, 1))
 
     def _touched(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The rows that are touched, U of them, and the gradients with respect to them, [T, U, d]."""
-        embedding = self._calls[0].module
-        assert isinstance(embedding, nn.Embedding)
-        tokens = torch.cat([call.input.reshape(-1) for call in self._calls])
-        ids, inverse = torch.unique(tokens, return_inverse=True)
-        rows = outputs.new_zeros(len(outputs), len(ids), outputs.shape[-1]).index_add_(1, inverse, outputs)
-        if embedding.padding_idx is not None:
-            rows[:, ids == embedding.padding_idx] = 0
-        return ids, rows
+        if not hasattr(self, "_found"):
+            embedding = self._calls[0].module
+            assert isinstance(embedding, nn.Embedding)
+            tokens = torch.cat([call.input.reshape(-1) for call in self._calls])
+            ids, inverse = torch.unique(tokens, return_inverse=True)
+            rows = outputs.new_zeros(len(outputs), len(ids), outputs.shape[-1]).index_add_(1, inverse, outputs)
+            if embedding.padding_idx is not None:
+                rows[:, ids == embedding.padding_idx] = 0
+            self._found = ids, rows
+        return self._found
