@@ -94,7 +94,7 @@ class Scores(Document):
     iterations_requested: int = Field(ge=1)
     stage_iterations: tuple[Annotated[int, Field(ge=0)], ...] = Field(description="iterations measured in each stage")
     method: Literal["joint"]
-    seed: int
+    seed: int | None = Field(description="null if the profile ran in somebody's own loop")
     device: str
     batch_restarts: int = Field(ge=0, description="how often the data was started over")
     severities: tuple[float, ...]

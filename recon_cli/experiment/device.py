@@ -27,6 +27,11 @@ def choose_device(wish: str) -> torch.device:
     return torch.device("cuda" if wish != "cpu" and available else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """A device as files name it."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 @contextlib.contextmanager
 def repeatable(seed: int) -> Iterator[None]:
     """Seed all random number generators, and make the operations inside the block choose deterministic kernels.

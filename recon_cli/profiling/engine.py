@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.graph import is_made_from, uses_of_parameters
@@ -65,19 +66,30 @@ class GramEngine:
         self._size = len(layers)
         self._watched = {module: kind for module in model.modules() if (kind := _kind(module)) is not None}
         self._calls: dict[nn.Module, list[Call]] = {}
+        self._hooks: list[RemovableHandle] = []
         self._routes: list[Route] = []
         self._buffers: dict[int, torch.Tensor | None] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note the calls of layers in the forward pass that runs inside the block."""
-        self._calls = {}
-        hooks = [module.register_forward_hook(self._note) for module in self._watched]
+        self.watch()
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            self.unwatch()
+
+    def watch(self) -> None:
+        """Note the calls of layers from now on."""
+        self.unwatch()
+        self._calls = {}
+        self._hooks = [module.register_forward_hook(self._note) for module in self._watched]
+
+    def unwatch(self) -> None:
+        """Note no calls any more; what was noted is kept for the backward passes."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def backward(self, losses: Sequence[torch.Tensor]) -> LayerGrams:
         """One backward pass for each loss; the graph is freed with the last.
@@ -99,16 +111,20 @@ class GramEngine:
                     route.keep(task, [found.pop() for _ in route.targets])
             return self._multiply(losses)
 
-    def combine(self, weights: torch.Tensor) -> None:
+    def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
         """Fill `.grad` of every parameter with sum_i w_i g_i, from what the backward passes left.
 
         :param weights: [T]; 1/T each is joint training with the mean of the losses.
+        :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
+        before = [(p, p.grad) for p in self._parameters if p.grad is not None] if accumulate else []
         with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
             for route in self._routes:
                 route.combine(weights)
                 if isinstance(route, ByGradient):
                     self._buffers[id(route.targets[0])] = route.buffer
+            for parameter, gradient in before:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
         self._routes = []
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -17,7 +17,7 @@ from recon_cli.experiment.losses import task_losses
 from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.cosines import cosines, pair_indices
-from recon_cli.profiling.engine import GramEngine
+from recon_cli.profiling.engine import GramEngine, LayerGrams
 from recon_cli.profiling.tally import ConflictTally
 
 
@@ -69,6 +69,39 @@ class Measurement:
     def shared(self) -> list[int]:
         """The indices of the tallied layers that two or more tasks reach."""
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
+
+    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> None:
+        """Count the conflicts of one iteration.
+
+        :param found: the Gram matrices of the tasks that are present.
+        :param stage: the stage, counted from 0.
+        :param present: the indices of those tasks, ascending; None for all.
+        """
+        grams, reached = found.grams.cpu(), found.reached
+        if present is not None and len(present) < len(self.tasks):
+            at = torch.tensor(present)
+            whole = torch.zeros(len(grams), len(self.tasks), len(self.tasks), dtype=grams.dtype)
+            whole[:, at.unsqueeze(1), at] = grams
+            grams, partly = whole, reached
+            reached = torch.zeros(len(grams), len(self.tasks), dtype=torch.bool)
+            reached[:, at] = partly
+        self.reached |= reached
+        i, j = pair_indices(len(self.tasks))
+        self.tally.add(stage, cosines(grams), reached[:, i] & reached[:, j])
+        self.stage_iterations[stage] += 1
+
+    def check_shared(self) -> None:
+        """Refuse a network in which no layer is shared.
+
+        :raises ReconError: saying what each task reaches.
+        """
+        if self.shared():
+            return
+        reach = []
+        for task, column in zip(self.tasks, self.reached.T, strict=True):
+            names = [layer.name for layer, hit in zip(self.tallied, column, strict=True) if hit]
+            reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
+        raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")
 
     def scored_layers(self) -> tuple[ScoredLayer, ...]:
         """The shared layers and their counts, in the network's order."""
@@ -123,30 +156,32 @@ def measure(
     :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
     """
     engine = GramEngine(experiment.model, measurement.tallied)
-    joint = torch.full((len(measurement.tasks),), 1 / len(measurement.tasks), device=experiment.device)
-    i, j = pair_indices(len(measurement.tasks))
+    tasks = len(measurement.tasks)
+    joint = torch.full((tasks,), 1 / tasks, dtype=torch.float64, device=experiment.device)
     batches = iter(experiment.batches)
     for iteration in range(iterations):
         batch = next(batches)
         with engine.watching():
             losses = task_losses(experiment.model, experiment.tasks, batch)
-        _check_finite(losses, measurement.tasks, iteration)
+        check_finite(losses, measurement.tasks, iteration)
         with user_code("the backward pass"):
             found = engine.backward(losses)
-        measurement.reached |= found.reached
         if iteration == 0:
-            _check_shared(measurement)
-        stage = iteration * measurement.settings.stages // iterations
-        measured = found.reached[:, i] & found.reached[:, j]
-        measurement.tally.add(stage, cosines(found.grams).cpu(), measured)
-        measurement.stage_iterations[stage] += 1
+            measurement.reached |= found.reached
+            measurement.check_shared()
+        measurement.record(found, iteration * measurement.settings.stages // iterations)
         engine.combine(joint)
         with user_code("the optimizer's step"):
             experiment.optimizer.step()
         on_iteration()
 
 
-def _check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+    """Refuse losses that are NaN or infinite.
+
+    :param iteration: the iteration, counted from 0.
+    :raises ReconError: naming the task and the iteration.
+    """
     # One transfer for all losses: each would stop the device.
     values = torch.stack([loss.detach().double() for loss in losses]).tolist()
     for task, value in zip(tasks, values, strict=True):
@@ -155,13 +190,3 @@ def _check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteratio
                 f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
                 "lower the learning rate, or look at that task's labels",
             )
-
-
-def _check_shared(measurement: Measurement) -> None:
-    if measurement.shared():
-        return
-    reach = []
-    for task, column in zip(measurement.tasks, measurement.reached.T, strict=True):
-        names = [layer.name for layer, hit in zip(measurement.tallied, column, strict=True) if hit]
-        reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
-    raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")

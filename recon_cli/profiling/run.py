@@ -20,7 +20,7 @@ from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
 from recon_cli.errors import ReconError
 from recon_cli.experiment.build import Experiment, build_experiment
-from recon_cli.experiment.device import choose_device, repeatable
+from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement, measure
@@ -93,7 +93,7 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
         def scores(*, complete: bool) -> Scores:
             return _scores(request, experiment, measurement, iterations, seed, complete)
 
-        observer.started(iterations, _device_name(device))
+        observer.started(iterations, device_name(device))
         with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
             measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
             result = scores(complete=True)
@@ -184,7 +184,7 @@ def _scores(
         stage_iterations=tuple(measurement.stage_iterations),
         method="joint",
         seed=seed,
-        device=_device_name(experiment.device),
+        device=device_name(experiment.device),
         batch_restarts=experiment.batches.restarts,
         severities=tuple(measurement.settings.severities),
         config_digest=request.config.digest,
@@ -193,7 +193,3 @@ def _scores(
         layers=measurement.scored_layers(),
         unranked=measurement.unranked_layers(),
     )
-
-
-def _device_name(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from recon_cli.artifacts.scores import HISTOGRAM_BINS, Histogram, LayerStage, histogram_edge
+from recon_cli.errors import ReconError, quoted
 
 
 class ConflictTally:
@@ -42,6 +43,25 @@ class ConflictTally:
         self._conflicts[stage] += below.sum(1)
         bins = torch.bucketize(cosines.nan_to_num(), self._inner_edges, right=True)
         self._histogram[stage].scatter_add_(1, bins, counted.long())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All counts, by name; the tensors are the tally's own."""
+        return {
+            "pairs": self._pairs,
+            "non_finite": self._non_finite,
+            "conflicts": self._conflicts,
+            "histogram": self._histogram,
+        }
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over counts that another tally of the same layers, stages and severities gave.
+
+        :raises ReconError: if they are of another shape.
+        """
+        for name, own in self.state().items():
+            if name not in state or state[name].shape != own.shape:
+                raise ReconError(f"the saved counts {quoted(name)} are of other layers, stages or severities")
+            own.copy_(state[name])
 
     def score(self, severity: int) -> torch.Tensor:
         """The S-conflict score of every layer so far, [L].

@@ -1,0 +1,187 @@
+"""Profiling in somebody's own training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recon_cli._version import __version__
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.versions import Versions
+from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
+from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.experiment.device import device_name
+from recon_cli.layers.discovery import buffer_owners, discover_layers
+from recon_cli.profiling.engine import GramEngine
+from recon_cli.profiling.measure import Measurement, check_finite
+from recon_cli.tasks import check_tasks
+
+
+class ConflictProfiler:
+    """Measures how often tasks conflict, while somebody else's loop trains the network.
+
+        profiler = ConflictProfiler(model, ["segmentation", "depth"], every=10)
+        for images, targets in loader:
+            outputs = model(images)
+            losses = {"segmentation": ..., "depth": ...}
+            optimizer.zero_grad()
+            profiler.backward(losses)           # instead of (sum(losses) / len(losses)).backward()
+            optimizer.step()
+        profiler.scores().write(Path("scores.json"))
+
+    Every n-th step costs one more backward pass per further task; the others cost what they did before.
+
+    :param model: the network; it is not changed, but for forward hooks between a step and a sampled one.
+    :param tasks: the names of its tasks, in the order of its outputs.
+    :param every: n: every n-th step is measured, the first one among them.
+    :param steps: how many steps the loop will make, if that is known; the stages are parts of it.
+    :param stages: how many parts of the run are counted apart; more than one needs `steps`.
+    :param severities: the severities S at which conflicts are counted.
+    :param include: patterns of layer names to measure.
+    :param exclude: patterns of layer names not to measure.
+    :raises ReconError: if the tasks or the network cannot be profiled.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[str],
+        *,
+        every: int = 1,
+        steps: int | None = None,
+        stages: int | None = None,
+        severities: Sequence[float] = DEFAULT_SEVERITIES,
+        include: Sequence[str] = ("*",),
+        exclude: Sequence[str] = (),
+    ) -> None:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise ReconError(
+                "a model wrapped in DistributedDataParallel cannot be profiled yet",
+                "its gradients are averaged in a way that separate backward passes would miss",
+            )
+        if every < 1 or (steps is not None and steps < 1):
+            raise ReconError("`every` and `steps` are 1 or more")
+        if stages is not None and stages > 1 and steps is None:
+            raise ReconError(f"{stages} stages need `steps`, to know where one ends")
+        self.tasks = check_tasks(tasks)
+        self._every = every
+        self._steps = steps
+        settings = ProfileSection(
+            iterations=steps or 1,
+            stages=stages or (4 if steps else 1),
+            severities=list(severities),
+            include=list(include),
+            exclude=list(exclude),
+        )
+        self._measurement = Measurement(self.tasks, settings, discover_layers(model), buffer_owners(model))
+        self._engine = GramEngine(model, self._measurement.tallied)
+        self._device = next(model.parameters()).device
+        self._step = 0
+        self._watch_if_sampled()
+
+    def backward(self, losses: Mapping[str, torch.Tensor | None]) -> None:
+        """Add the gradient of the mean of the losses to `.grad`, and count the conflicts if this step is sampled.
+
+        :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
+        :raises ReconError: if a task is not known, none has a loss, or a loss of a sampled step is NaN or infinite.
+        """
+        unknown = [task for task in losses if task not in self.tasks]
+        if unknown:
+            raise ReconError(f"the losses name {listed(unknown)}, which is none of the tasks {listed(self.tasks)}")
+        present = [index for index, task in enumerate(self.tasks) if losses.get(task) is not None]
+        given = [loss for task in self.tasks if (loss := losses.get(task)) is not None]
+        if not given:
+            raise ReconError("no task has a loss in this step")
+        for index, loss in zip(present, given, strict=True):
+            if loss.dim() != 0:
+                shape = tuple(loss.shape)
+                raise ReconError(f"the loss of task {quoted(self.tasks[index])} has the shape {shape}, but is a scalar")
+        if self._is_sampled:
+            self._measure(given, present)
+        else:
+            torch.autograd.backward(torch.stack(given).mean())
+        self._step += 1
+        self._watch_if_sampled()
+
+    def scores(self) -> Scores:
+        """What was measured so far, as `recon profile` would write it.
+
+        :raises ReconError: if nothing was measured, or no layer is shared by two tasks.
+        """
+        measurement = self._measurement
+        if measurement.iterations == 0:
+            raise ReconError("nothing was measured yet")
+        measurement.check_shared()
+        return Scores(
+            tasks=self.tasks,
+            complete=self._steps is None or self._step >= self._steps,
+            iterations=measurement.iterations,
+            iterations_requested=max(measurement.iterations, -(-(self._steps or 0) // self._every)),
+            stage_iterations=tuple(measurement.stage_iterations),
+            method="joint",
+            seed=None,
+            device=device_name(self._device),
+            batch_restarts=0,
+            severities=tuple(measurement.settings.severities),
+            config_digest=None,
+            checkpoint_digest=None,
+            versions=Versions(recon=__version__, torch=torch.__version__),
+            layers=measurement.scored_layers(),
+            unranked=measurement.unranked_layers(),
+        )
+
+    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the scores to a file, which appears whole or not at all."""
+        self.scores().write(Path(path), overwrite=overwrite)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a profiler of the same network and settings needs to go on; plain data and tensors."""
+        return {
+            "step": self._step,
+            "stage_iterations": list(self._measurement.stage_iterations),
+            "reached": self._measurement.reached.clone(),
+            "layers": [layer.name for layer in self._measurement.tallied],
+            "counts": {name: counts.clone() for name, counts in self._measurement.tally.state().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another profiler of the same network and settings was.
+
+        :raises ReconError: if it was one of another network or of other settings.
+        """
+        own = [layer.name for layer in self._measurement.tallied]
+        if state["layers"] != own:
+            changed = sorted(set(own) ^ set(state["layers"]))
+            raise ReconError(
+                f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
+            )
+        self._measurement.tally.restore(state["counts"])
+        self._measurement.reached.copy_(state["reached"])
+        self._measurement.stage_iterations[:] = state["stage_iterations"]
+        self._step = state["step"]
+        self._watch_if_sampled()
+
+    @property
+    def _is_sampled(self) -> bool:
+        return self._step % self._every == 0
+
+    def _measure(self, losses: Sequence[torch.Tensor], present: Sequence[int]) -> None:
+        check_finite(losses, [self.tasks[index] for index in present], self._step)
+        self._engine.unwatch()
+        found = self._engine.backward(losses)
+        stages = self._measurement.settings.stages
+        stage = 0 if self._steps is None else min(self._step * stages // self._steps, stages - 1)
+        self._measurement.record(found, stage, present)
+        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=found.grams.device)
+        self._engine.combine(weights, accumulate=True)
+
+    def _watch_if_sampled(self) -> None:
+        # The hooks are there only before a sampled step, so that the others cost nothing.
+        if self._is_sampled:
+            self._engine.watch()
+        else:
+            self._engine.unwatch()

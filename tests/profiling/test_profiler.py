@@ -1,0 +1,206 @@
+"""Profiling in somebody's own loop."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import recon_cli
+from recon_cli.errors import ReconError
+from recon_cli.profiling.profiler import ConflictProfiler
+from tests.profiling.test_agreement import (
+    ITERATIONS,
+    LAYERS,
+    LEARNING_RATE,
+    make_batches,
+    make_model,
+    reference_cosines,
+)
+
+TASKS = ["a", "b", "c"]
+SEVERITIES = (0.0, -0.1, -0.3)
+
+
+def losses_of(model: nn.Module, batch) -> dict[str, torch.Tensor]:
+    outputs = model(batch.inputs)
+    return {task: F.cross_entropy(outputs[task], batch.targets[task]) for task in TASKS}
+
+
+def train(model: nn.Module, profiler: ConflictProfiler | None, batches=None) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    for batch in batches or make_batches():
+        losses = losses_of(model, batch)
+        optimizer.zero_grad()
+        if profiler is None:
+            (sum(losses.values()) / len(losses)).backward()
+        else:
+            profiler.backward(losses)
+        optimizer.step()
+
+
+def test_the_counts_are_those_of_an_independent_computation():
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS, steps=ITERATIONS, severities=SEVERITIES)
+    train(model, profiler)
+    scores, reference = profiler.scores(), reference_cosines()
+    assert scores.complete
+    assert scores.stage_iterations == (3, 3, 3, 3)
+    assert [layer.name for layer in scores.layers] == list(LAYERS)
+    for layer in scores.layers:
+        for severity in SEVERITIES:
+            expected = sum(cosine < severity for step in reference for cosine in step[layer.name].values())
+            assert scores.conflicts(layer, severity) == expected
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_the_network_trains_as_it_would_without(every):
+    plain, profiled = make_model(), make_model()
+    train(plain, None)
+    profiler = ConflictProfiler(profiled, TASKS, every=every)
+    train(profiled, profiler)
+    for (name, one), two in zip(plain.state_dict().items(), profiled.state_dict().values(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-10, atol=1e-12), name
+    assert profiler.scores().iterations == -(-ITERATIONS // every)
+
+
+def test_between_samples_the_network_has_no_hooks():
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS, every=3)
+    for step, batch in enumerate(make_batches()):
+        assert bool(model.conv._forward_hooks) == (step % 3 == 0)
+        profiler.backward(losses_of(model, batch))
+
+
+def test_other_passes_between_a_step_and_its_backward_disturb_nothing():
+    quiet, disturbed = make_model(), make_model()
+    for batch in make_batches()[:3]:
+        for model in (quiet, disturbed):
+            # Running statistics would differ after more passes.
+            model.eval()
+        expected, found = ConflictProfiler(quiet, TASKS), ConflictProfiler(disturbed, TASKS)
+        expected.backward(losses_of(quiet, batch))
+        losses = losses_of(disturbed, batch)
+        with torch.no_grad():
+            disturbed(batch.inputs)
+        disturbed(batch.inputs * 2)
+        found.backward(losses)
+        assert expected.scores().to_bytes() == found.scores().to_bytes()
+
+
+def test_gradients_add_up_over_batches_as_those_of_backward_do():
+    model, batches = make_model(), make_batches()
+    expected = copy.deepcopy(model)
+    for batch in batches[:2]:
+        (sum(losses_of(expected, batch).values()) / 3).backward()
+    for every in (1, 2, 5):
+        own = copy.deepcopy(model)
+        profiler = ConflictProfiler(own, TASKS, every=every)
+        for batch in batches[:2]:
+            profiler.backward(losses_of(own, batch))
+        for one, two in zip(expected.parameters(), own.parameters(), strict=True):
+            assert torch.allclose(one.grad, two.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("missing", ["left out", "none"])
+def test_pairs_count_where_both_tasks_have_labels(missing):
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS, severities=SEVERITIES)
+    reference, given = reference_cosines()[0], [("a", "b", "c"), ("a", "c"), ("b",), ("b", "c")]
+    for number, present in enumerate(given):
+        losses = losses_of(model, make_batches()[0])
+        shown = {task: loss if task in present else None for task, loss in losses.items()}
+        model.zero_grad()
+        profiler.backward({t: v for t, v in shown.items() if v is not None or missing == "none"})
+        expected = torch.autograd.grad(
+            sum(loss for task, loss in losses_of(model, make_batches()[0]).items() if task in present) / len(present),
+            model.body[0].weight,
+        )[0]
+        assert torch.allclose(model.body[0].weight.grad, expected, rtol=1e-8), number
+    for layer in profiler.scores().layers:
+        assert sum(stage.pairs for stage in layer.stages) == 3 + 1 + 0 + 1
+        pairs = [("a", "b"), ("a", "c"), ("b", "c"), ("a", "c"), ("b", "c")]
+        for severity in SEVERITIES:
+            expected = sum(reference[layer.name][pair] < severity for pair in pairs)
+            assert profiler.scores().conflicts(layer, severity) == expected
+
+
+def test_a_profile_that_was_saved_and_restored_ends_in_the_same_file(tmp_path):
+    whole, halved = make_model(), make_model()
+    batches = make_batches()
+    one = ConflictProfiler(whole, TASKS, every=2, steps=ITERATIONS)
+    train(whole, one, batches)
+    two = ConflictProfiler(halved, TASKS, every=2, steps=ITERATIONS)
+    train(halved, two, batches[:5])
+    torch.save(two.state_dict(), tmp_path / "profiler.pt")
+    three = ConflictProfiler(halved, TASKS, every=2, steps=ITERATIONS)
+    three.load_state_dict(torch.load(tmp_path / "profiler.pt", weights_only=True))
+    assert not three.scores().complete
+    train(halved, three, batches[5:])
+    one.write(tmp_path / "one.json")
+    three.write(tmp_path / "three.json")
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "three.json").read_bytes()
+
+
+def test_a_state_of_another_network_is_refused():
+    model = make_model()
+    state = ConflictProfiler(model, TASKS).state_dict()
+    with pytest.raises(ReconError, match="another network: `body.0`"):
+        ConflictProfiler(model, TASKS, exclude=["body.0"]).load_state_dict(state)
+    with pytest.raises(ReconError, match="other layers, stages or severities"):
+        ConflictProfiler(model, TASKS, severities=[0.0]).load_state_dict(state)
+
+
+def test_the_file_is_one_that_the_command_ranks(recon):
+    model = make_model()
+    profiler = recon_cli.ConflictProfiler(model, TASKS)
+    train(model, profiler)
+    profiler.write("scores.json")
+    ranking = recon("rank", "scores.json", "-S", "0", "--json").succeeds().document
+    assert {layer["name"] for layer in ranking["layers"]} == set(LAYERS)
+
+
+def test_wrong_use_is_refused_in_a_sentence():
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS)
+    losses = losses_of(model, make_batches()[0])
+    for given, words in (
+        ({**losses, "d": losses["a"]}, "name `d`, which is none of the tasks"),
+        ({}, "no task has a loss"),
+        ({"a": None}, "no task has a loss"),
+        ({**losses, "a": torch.zeros(2)}, "task `a` has the shape"),
+        ({**losses, "b": losses["b"] / 0}, "task `b` became inf in iteration 1"),
+    ):
+        with pytest.raises(ReconError, match=words):
+            profiler.backward(given)
+    with pytest.raises(ReconError, match="nothing was measured yet"):
+        profiler.scores()
+    for arguments, words in (
+        ({"tasks": ["a"]}, "1 task named"),
+        ({"tasks": TASKS, "every": 0}, "are 1 or more"),
+        ({"tasks": TASKS, "stages": 2}, "2 stages need `steps`"),
+        ({"tasks": TASKS, "include": ["none"]}, "no trainable layer is left"),
+    ):
+        with pytest.raises(ReconError, match=words):
+            ConflictProfiler(model, **arguments)
+
+
+def test_a_network_that_shares_nothing_is_told_when_the_scores_are_asked_for():
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    profiler = ConflictProfiler(model, ["a", "b"])
+    profiler.backward({task: layer(torch.ones(1, 2)).sum() for task, layer in model.items()})
+    with pytest.raises(ReconError, match="no layer is shared by two tasks"):
+        profiler.scores()
+
+
+def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
+    start = text.index("    import torch\n", text.index("## In your own training loop"))
+    code = "\n".join(line[4:] for line in text[start : text.index("\n\n**", start)].splitlines())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/library.md", "exec"), {})
+    assert recon_cli.Scores.read(tmp_path / "scores.json").iterations == 7
