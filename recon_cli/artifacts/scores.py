@@ -102,6 +102,7 @@ class Scores(Document):
     config_digest: str | None
     checkpoint_digest: str | None
     versions: Versions
+    trunk: tuple[LayerStage, ...] = Field(description="the same for all shared layers' gradients as one vector")
     layers: tuple[ScoredLayer, ...]
     unranked: tuple[UnrankedLayer, ...]
 
@@ -112,6 +113,8 @@ class Scores(Document):
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError("a layer is listed twice")
+        if len(self.trunk) != len(self.stage_iterations):
+            raise ValueError("the trunk has not one entry per stage")
         for layer in self.layers:
             if len(layer.stages) != len(self.stage_iterations):
                 raise ValueError(f"layer {layer.name!r} has not one entry per stage")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from recon_cli.artifacts.scores import ScoredLayer, UnrankedLayer
+from recon_cli.artifacts.scores import LayerStage, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.build import Experiment
@@ -48,7 +48,8 @@ class Measurement:
                 "no trainable layer is left to profile",
                 "check the patterns in `profile.include` and `profile.exclude`",
             )
-        self.tally = ConflictTally(len(self.tallied), self.settings.stages, self.settings.severities)
+        # One row more than there are layers, for all shared ones together.
+        self.tally = ConflictTally(len(self.tallied) + 1, self.settings.stages, self.settings.severities)
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
         self.stage_iterations = [0] * self.settings.stages
 
@@ -86,6 +87,9 @@ class Measurement:
             reached = torch.zeros(len(grams), len(self.tasks), dtype=torch.bool)
             reached[:, at] = partly
         self.reached |= reached
+        shared = self.reached.sum(1) >= 2
+        grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
+        reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
         i, j = pair_indices(len(self.tasks))
         self.tally.add(stage, cosines(grams), reached[:, i] & reached[:, j])
         self.stage_iterations[stage] += 1
@@ -102,6 +106,10 @@ class Measurement:
             names = [layer.name for layer, hit in zip(self.tallied, column, strict=True) if hit]
             reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
         raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")
+
+    def trunk(self) -> tuple[LayerStage, ...]:
+        """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""
+        return self.tally.layer_stages(len(self.tallied))
 
     def scored_layers(self) -> tuple[ScoredLayer, ...]:
         """The shared layers and their counts, in the network's order."""

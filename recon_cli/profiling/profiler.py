@@ -130,6 +130,7 @@ class ConflictProfiler:
             config_digest=None,
             checkpoint_digest=None,
             versions=Versions(recon=__version__, torch=torch.__version__),
+            trunk=measurement.trunk(),
             layers=measurement.scored_layers(),
             unranked=measurement.unranked_layers(),
         )

@@ -190,6 +190,7 @@ def _scores(
         config_digest=request.config.digest,
         checkpoint_digest=experiment.checkpoint_digest,
         versions=Versions(recon=__version__, torch=torch.__version__),
+        trunk=measurement.trunk(),
         layers=measurement.scored_layers(),
         unranked=measurement.unranked_layers(),
     )

@@ -40,6 +40,8 @@ def ranking_remarks(ranking: Ranking) -> Iterable[str]:
     """What is worth saying about a ranking besides."""
     if ranking.source.complete is False:
         yield f"the profile ended early; the ranking is of the {ranking.iterations} iterations that were measured"
+    if ranking.severity == 0:
+        yield "at severity 0 nearly every rate is near one half, so the order is mostly chance; try -0.02 or below"
     left_out = sum(layer.non_finite or 0 for layer in ranking.layers)
     if left_out:
         yield f"{counted(left_out, 'pair')} of gradients held NaN or an infinity and are not counted"

@@ -30,6 +30,9 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
         pairs = scores.pairs(layer) or 1
         rates = [scores.conflicts(layer, severity) / pairs for severity in shown]
         add_row(table, [layer.name, *(percent(rate) for rate in rates)])
+    rates = [sum(part.conflicts[index] for part in scores.trunk) for index in range(len(scores.severities))]
+    pairs = sum(part.pairs for part in scores.trunk) or 1
+    add_row(table, ["all of them, as one", *(percent(rate / pairs) for rate in rates[::step])])
     yield table
     yield ""
     yield f"next: recon rank {output} -S -0.1 -o ranking.json"

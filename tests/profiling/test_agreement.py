@@ -80,6 +80,17 @@ def reference_cosines() -> list[dict[str, dict[tuple[str, str], float]]]:
                 )
                 for one, two in (("a", "b"), ("a", "c"), ("b", "c"))
             }
+        everything = {
+            task: np.concatenate([gradients[task][n].ravel() for o in LAYERS.values() for n in o]) for task in "abc"
+        }
+        cosine["trunk"] = {
+            (one, two): float(
+                np.dot(everything[one], everything[two])
+                / np.linalg.norm(everything[one])
+                / np.linalg.norm(everything[two])
+            )
+            for one, two in (("a", "b"), ("a", "c"), ("b", "c"))
+        }
         result.append(cosine)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -121,6 +132,14 @@ def test_counts_agree_pair_by_pair_over_all_iterations(reference):
         for index, severity in enumerate(severities):
             expected = sum(cosine < severity for step in reference for cosine in step[layer.name].values())
             assert sum(stage.conflicts[index] for stage in layer.stages) == expected, (layer.name, severity)
+
+
+def test_counts_of_the_whole_trunk_agree(reference):
+    severities = [0.0, -0.05, -0.1, -0.3]
+    trunk = measured(severities).trunk()
+    for index, severity in enumerate(severities):
+        expected = sum(cosine < severity for step in reference for cosine in step["trunk"].values())
+        assert sum(stage.conflicts[index] for stage in trunk) == expected
 
 
 def test_counts_of_each_stage_agree(reference):

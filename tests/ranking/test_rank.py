@@ -45,7 +45,7 @@ def make_scores(cosines: dict[str, list[list[float]]]) -> Scores:
         tasks=("a", "b"), complete=True, iterations=3 * stages, iterations_requested=3 * stages,
         stage_iterations=(3,) * stages, method="joint", seed=0, device="cpu", batch_restarts=0, severities=SEVERITIES,
         config_digest=None, checkpoint_digest=None, versions=Versions(recon="0", torch="2"),
-        layers=tuple(layers), unranked=(),
+        trunk=layers[0].stages, layers=tuple(layers), unranked=(),
     )  # fmt: skip
 
 
