@@ -3,7 +3,8 @@
 All ways run in one process, in turn, several rounds after one to warm up; a figure is the median over the rounds of a
 way's time relative to the joint step of the same round. "published" does what the paper's own code does: one [P, T]
 matrix on the CPU, a backward pass and two copies of every gradient per task, and per layer and pair two normalised
-vectors; "sequential" is one `autograd.grad` per task and one matrix product per layer. The last columns are the largest
+vectors; "sequential" is one `autograd.grad` per task and one matrix product per layer; "unsampled" is a step that
+`ConflictProfiler` does not measure. The last columns are the largest
 differences between the cosines of our way and those of the other two, all in float32.
 """
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from recon_cli.layers.discovery import Layer, discover_layers
 from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.engine import GramEngine
+from recon_cli.profiling.profiler import ConflictProfiler
 from recon_cli.zoo import resnet18
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -127,6 +129,9 @@ class Bench:
         self.parameters = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=0.0)
         self.engine = GramEngine(self.model, self.layers)
+        names = [f"task{number}" for number in range(case.tasks)]
+        self.idle = ConflictProfiler(self.model, names, every=1 << 30)
+        self.idle.backward(dict(zip(names, self.losses(), strict=True)))
 
     def losses(self) -> list[torch.Tensor]:
         """The loss of every task."""
@@ -146,6 +151,12 @@ class Bench:
         self.engine.combine(torch.full((self.tasks,), 1 / self.tasks))
         self.optimizer.step()
         return cosines(found.grams)
+
+    def unsampled(self) -> None:
+        """A step that `ConflictProfiler` does not sample."""
+        self.optimizer.zero_grad()
+        self.idle.backward(dict(zip(self.idle.tasks, self.losses(), strict=True)))
+        self.optimizer.step()
 
     def sequential(self) -> torch.Tensor:
         """One `autograd.grad` per task, one matrix product per layer, the joint gradient by linearity."""
@@ -216,6 +227,7 @@ def measure(name: str, case: Case) -> None:
         "published": bench.published,
         "sequential": bench.sequential,
         "ours": bench.ours,
+        "unsampled": bench.unsampled,
     }
     # The published way takes half a minute for a step with 40 tasks.
     rounds = 3 if case.tasks > 20 else 7
@@ -234,7 +246,7 @@ def measure(name: str, case: Case) -> None:
     assert published is not None
     cells = [
         f"{statistics.median(ratios[way]):6.2f} ({min(ratios[way]):.2f}-{max(ratios[way]):.2f})"
-        for way in ("published", "sequential", "ours")
+        for way in ("published", "sequential", "ours", "unsampled")
     ]
     joint = statistics.median(times["joint"])
     differences = (float((other - ours).abs().max()) for other in (sequential, published))
@@ -245,7 +257,7 @@ def main(wanted: Sequence[str]) -> None:
     """Print the table."""
     warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; times in joint steps, median (least-most)")
-    heads = ("published", "sequential", "ours")
+    heads = ("published", "sequential", "ours", "unsampled")
     print(f"{'case':28} {'joint':>8} " + " ".join(f"{head:>22}" for head in heads), f"{'|d seq|':>9} {'|d pub|':>9}")
     for name, case in CASES.items():
         if not wanted or any(word in name for word in wanted):
