@@ -41,7 +41,7 @@ def check_tasks(names: Sequence[str]) -> tuple[str, ...]:
     if len(names) < 2:
         raise ReconError(
             f"{counted(len(names), 'task')} named, but conflicts arise between at least two",
-            "name the tasks, separated by commas: `--tasks segmentation,depth`",
+            "name two tasks or more",
         )
     return names
 

@@ -46,12 +46,13 @@ class Document(Record):
         """The document as it stands in a file: the same content gives the same bytes."""
         return strict_json.encode(self.to_json(), indent=self.INDENT)
 
-    def write(self, path: Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
+    def write(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write the document to a file, which appears whole or not at all, or to standard output for `-`.
 
         :param inputs: files that it was made from; it replaces none of them.
         :raises ReconError: if the file exists and `overwrite` is off, or cannot be written.
         """
+        path = Path(path)
         if path == STANDARD_STREAM:
             with standard_output() as stream:
                 stream.write(self.to_bytes().decode("ascii"))
@@ -60,13 +61,13 @@ class Document(Record):
         publish_bytes(path, self.to_bytes(), overwrite=overwrite)
 
     @classmethod
-    def read(cls: type[AnyDocument], path: Path) -> AnyDocument:
+    def read(cls: type[AnyDocument], path: str | Path) -> AnyDocument:
         """Read and validate a document.
 
         :param path: its file, or `-` for standard input.
         :raises ReconError: if the file is missing, broken, foreign, or of another schema.
         """
-        return cls.from_content(read_json(path), name_of(path))
+        return cls.from_content(read_json(Path(path)), name_of(Path(path)))
 
     @classmethod
     def from_content(cls: type[AnyDocument], content: object, source: str) -> AnyDocument:

@@ -70,9 +70,9 @@ class Ranking(Document):
         return tuple(layer.name for layer in self.layers)
 
     @classmethod
-    def read(cls, path: Path) -> Ranking:
+    def read(cls, path: str | Path) -> Ranking:
         """Read a ranking, or the authors' plain `{layer: score}`; `-` is standard input."""
-        return cls.from_content(read_json(path), name_of(path))
+        return cls.from_content(read_json(Path(path)), name_of(Path(path)))
 
     @classmethod
     def from_content(cls, content: object, source: str) -> Ranking:

@@ -89,6 +89,10 @@ class ConflictProfiler:
         :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
         :raises ReconError: if a task is not known, none has a loss, or a loss of a sampled step is NaN or infinite.
         """
+        if not isinstance(losses, Mapping):
+            raise ReconError(
+                f"the losses are a {quoted(type(losses).__name__)}, but a mapping from task to loss is needed"
+            )
         unknown = [task for task in losses if task not in self.tasks]
         if unknown:
             raise ReconError(f"the losses name {listed(unknown)}, which is none of the tasks {listed(self.tasks)}")
@@ -99,7 +103,15 @@ class ConflictProfiler:
         for index, loss in zip(present, given, strict=True):
             if loss.dim() != 0:
                 shape = tuple(loss.shape)
-                raise ReconError(f"the loss of task {quoted(self.tasks[index])} has the shape {shape}, but is a scalar")
+                raise ReconError(
+                    f"the loss of task {quoted(self.tasks[index])} has the shape {shape}; a scalar is needed",
+                    "take its mean: `loss.mean()`",
+                )
+            if not loss.requires_grad:
+                raise ReconError(
+                    f"the loss of task {quoted(self.tasks[index])} depends on no trainable parameter",
+                    "pass the loss itself, not a detached value",
+                )
         if self._is_sampled:
             self._measure(given, present)
         else:
@@ -114,7 +126,11 @@ class ConflictProfiler:
         """
         measurement = self._measurement
         if measurement.iterations == 0:
-            raise ReconError("nothing was measured yet")
+            raise ReconError("nothing was measured yet", "call `backward` on every step")
+        if not any(stage.pairs or stage.non_finite for stage in measurement.trunk()) and measurement.shared():
+            raise ReconError(
+                "no measured step had two tasks that share a layer", "lower `every`, or give more tasks a loss"
+            )
         measurement.check_shared()
         return Scores(
             tasks=self.tasks,
@@ -142,6 +158,8 @@ class ConflictProfiler:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a profiler of the same network and settings needs to go on; plain data and tensors."""
         return {
+            "tasks": list(self.tasks),
+            "every": self._every,
             "step": self._step,
             "stage_iterations": list(self._measurement.stage_iterations),
             "reached": self._measurement.reached.clone(),
@@ -154,6 +172,12 @@ class ConflictProfiler:
 
         :raises ReconError: if it was one of another network or of other settings.
         """
+        expected = self.state_dict()
+        if set(state) != set(expected):
+            raise ReconError("the saved state is not one of a ConflictProfiler")
+        for name in ("tasks", "every"):
+            if state[name] != expected[name]:
+                raise ReconError(f"the saved state has {name} {state[name]}, this profiler {expected[name]}")
         own = [layer.name for layer in self._measurement.tallied]
         if state["layers"] != own:
             changed = sorted(set(own) ^ set(state["layers"]))

@@ -58,7 +58,8 @@ class ByGradient(Route):
         self._parameter = parameter
         self._tasks = tasks
         self._single: torch.Tensor | None = None
-        self.buffer = buffer
+        # Tasks can be missing from a batch, so an earlier buffer may have too few rows.
+        self.buffer = buffer if buffer is not None and len(buffer) >= tasks else None
         self._reached: list[int] = []
 
     def keep(self, task: int, gradients: Sequence[Gradient]) -> None:

@@ -146,9 +146,30 @@ def test_a_profile_that_was_saved_and_restored_ends_in_the_same_file(tmp_path):
     assert (tmp_path / "one.json").read_bytes() == (tmp_path / "three.json").read_bytes()
 
 
-def test_a_state_of_another_network_is_refused():
+@pytest.mark.parametrize("first", [("a",), ("a", "b"), ("c", "b"), ("a", "b", "c")])
+def test_any_tasks_may_come_first(first):
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS)
+    for present in (first, ("a", "b", "c"), ("b", "c"), ("a", "b", "c")):
+        losses = losses_of(model, make_batches()[0])
+        expected = torch.autograd.grad(
+            sum(losses[task] for task in present) / len(present), model.conv.weight, retain_graph=True
+        )[0]
+        model.zero_grad()
+        profiler.backward({task: losses[task] for task in present})
+        assert torch.allclose(model.conv.weight.grad, expected, rtol=1e-8, atol=1e-12)
+    assert profiler.scores().iterations == 4
+
+
+def test_a_state_of_another_profiler_is_refused():
     model = make_model()
     state = ConflictProfiler(model, TASKS).state_dict()
+    with pytest.raises(ReconError, match="has tasks"):
+        ConflictProfiler(model, ["b", "a", "c"]).load_state_dict(state)
+    with pytest.raises(ReconError, match="has every 1, this profiler 2"):
+        ConflictProfiler(model, TASKS, every=2).load_state_dict(state)
+    with pytest.raises(ReconError, match="is not one of a ConflictProfiler"):
+        ConflictProfiler(model, TASKS).load_state_dict({})
     with pytest.raises(ReconError, match="another network: `body.0`"):
         ConflictProfiler(model, TASKS, exclude=["body.0"]).load_state_dict(state)
     with pytest.raises(ReconError, match="other layers, stages or severities"):
@@ -171,6 +192,8 @@ def test_wrong_use_is_refused_in_a_sentence():
     for given, words in (
         ({**losses, "d": losses["a"]}, "name `d`, which is none of the tasks"),
         ({}, "no task has a loss"),
+        (list(losses.values()), "a mapping from task to loss is needed"),
+        ({**losses, "a": torch.tensor(1.0)}, "task `a` depends on no trainable parameter"),
         ({"a": None}, "no task has a loss"),
         ({**losses, "a": torch.zeros(2)}, "task `a` has the shape"),
         ({**losses, "b": losses["b"] / 0}, "task `b` became inf in iteration 1"),
