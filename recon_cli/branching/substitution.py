@@ -111,6 +111,7 @@ class Substitution:
             return value
         try:
             rebuilt = rebuild(new)
+        # Somebody else's class can refuse to be copied in any way.
         except Exception as error:
             kind = quoted(type(value).__name__)
             raise ReconError(f"a {kind} that refers to a split layer cannot be copied: {error}") from error

@@ -45,6 +45,7 @@ def read_torch_file(path: Path) -> dict[str, torch.Tensor]:
             f"{quoted(path)} holds more than tensors and plain containers, so it is not opened",
             "save the weights alone: `torch.save(model.state_dict(), path)`",
         ) from error
+    # A damaged file makes PyTorch fail in any way.
     except Exception as error:
         raise ReconError(
             f"{quoted(path)} is not a file of tensors that `torch.save` wrote, or it is damaged",
@@ -81,6 +82,7 @@ def load_into(model: nn.Module, path: Path) -> None:
             )
     try:
         model.load_state_dict(state)
+    # A module can load its state in a way of its own.
     except Exception as error:
         reason = str(error).splitlines()[-1:] or [type(error).__name__]
         raise ReconError(f"the checkpoint {quoted(path)} cannot be loaded: {reason[0].strip()}") from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import DocumentOutput, Force, Json, Quiet
+from recon_cli.cli.options import Force, Json, Quiet
 from recon_cli.cli.output import Output
 
 
@@ -29,7 +29,10 @@ def command(
             "--stage", metavar="N", help="Rank by stage N of the profile, counted from 1.", show_default=False
         ),
     ] = None,
-    output: DocumentOutput = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the ranking here; - is standard output."),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

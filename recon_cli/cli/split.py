@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import Force, Json, Quiet, Tasks, comma_separated
+from recon_cli.cli.options import Force, Json, Quiet
 from recon_cli.cli.output import Output
 
 
@@ -39,7 +39,10 @@ def command(
         str | None,
         typer.Option("--layers", metavar="A,B", help="Split these layers; needs no ranking."),
     ] = None,
-    tasks: Tasks = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option("--tasks", metavar="A,B", help="The tasks; default: those of the ranking.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
     force: Force = False,
     json: Json = False,
@@ -56,12 +59,16 @@ def command(
     sink = Output.choose(json=json, quiet=quiet)
     request = SplitRequest(
         checkpoint=checkpoint,
-        selection=SelectionRequest(top_k, min_score, budget, comma_separated(layers)),
+        selection=SelectionRequest(top_k, min_score, budget, _comma_separated(layers)),
         ranking=None if ranking is None else Ranking.read(ranking),
-        tasks=comma_separated(tasks),
+        tasks=_comma_separated(tasks),
         ranking_file=ranking,
     )
     result = run_split(request, output, dry_run=dry_run, overwrite=force)
     for remark in split_remarks(result):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))
+
+
+def _comma_separated(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(text.split(","))

@@ -176,7 +176,7 @@ class GramEngine:
         grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=losses[0].device)
         reached = torch.zeros(self._size, tasks, dtype=torch.bool)
         for route in self._routes:
-            if all(id(target) not in self._layer_of for target in route.targets) and isinstance(route, ByGradient):
+            if isinstance(route, ByGradient) and id(route.targets[0]) not in self._layer_of:
                 continue
             for parameter, gram, own in route.grams():
                 layer = self._layer_of[id(parameter)]
