@@ -147,8 +147,7 @@ class Bench:
         """The engine's step."""
         with self.engine.watching():
             losses = self.losses()
-        found = self.engine.backward(losses)
-        self.engine.combine(torch.full((self.tasks,), 1 / self.tasks))
+        found = self.engine.backward(losses, torch.full((self.tasks,), 1 / self.tasks))
         self.optimizer.step()
         return cosines(found.grams)
 

@@ -173,12 +173,11 @@ def measure(
             losses = task_losses(experiment.model, experiment.tasks, batch)
         check_finite(losses, measurement.tasks, iteration)
         with user_code("the backward pass"):
-            found = engine.backward(losses)
+            found = engine.backward(losses, joint)
         if iteration == 0:
             measurement.reached |= found.reached
             measurement.check_shared()
         measurement.record(found, iteration * measurement.settings.stages // iterations)
-        engine.combine(joint)
         with user_code("the optimizer's step"):
             experiment.optimizer.step()
         on_iteration()

@@ -197,12 +197,11 @@ class ConflictProfiler:
     def _measure(self, losses: Sequence[torch.Tensor], present: Sequence[int]) -> None:
         check_finite(losses, [self.tasks[index] for index in present], self._step)
         self._engine.unwatch()
-        found = self._engine.backward(losses)
+        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=losses[0].device)
+        found = self._engine.backward(losses, weights, accumulate=True)
         stages = self._measurement.settings.stages
         stage = 0 if self._steps is None else min(self._step * stages // self._steps, stages - 1)
         self._measurement.record(found, stage, present)
-        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=found.grams.device)
-        self._engine.combine(weights, accumulate=True)
 
     def _watch_if_sampled(self) -> None:
         # The hooks are there only before a sampled step, so that the others cost nothing.
