@@ -16,7 +16,6 @@ from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import task_losses
 from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
-from recon_cli.profiling.cosines import cosines, pair_indices
 from recon_cli.profiling.engine import GramEngine, LayerGrams
 from recon_cli.profiling.tally import ConflictTally
 
@@ -49,7 +48,9 @@ class Measurement:
                 "check the patterns in `profile.include` and `profile.exclude`",
             )
         # One row more than there are layers, for all shared ones together.
-        self.tally = ConflictTally(len(self.tallied) + 1, self.settings.stages, self.settings.severities)
+        self.tally = ConflictTally(
+            len(self.tallied) + 1, len(self.tasks), self.settings.stages, self.settings.severities
+        )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
         self.stage_iterations = [0] * self.settings.stages
 
@@ -72,15 +73,17 @@ class Measurement:
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
 
     def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> None:
-        """Count the conflicts of one iteration.
+        """Count one iteration.
 
         :param found: the Gram matrices of the tasks that are present.
         :param stage: the stage, counted from 0.
         :param present: the indices of those tasks, ascending; None for all.
         """
         grams, reached = found.grams.cpu(), found.reached
-        if present is not None and len(present) < len(self.tasks):
-            at = torch.tensor(present)
+        at = torch.arange(len(self.tasks)) if present is None else torch.tensor(present)
+        there = torch.zeros(len(self.tasks), dtype=torch.bool)
+        there[at] = True
+        if len(at) < len(self.tasks):
             whole = torch.zeros(len(grams), len(self.tasks), len(self.tasks), dtype=grams.dtype)
             whole[:, at.unsqueeze(1), at] = grams
             grams, partly = whole, reached
@@ -90,8 +93,7 @@ class Measurement:
         shared = self.reached.sum(1) >= 2
         grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
         reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
-        i, j = pair_indices(len(self.tasks))
-        self.tally.add(stage, cosines(grams), reached[:, i] & reached[:, j])
+        self.tally.add(stage, grams, reached, there)
         self.stage_iterations[stage] += 1
 
     def check_shared(self) -> None:

@@ -138,6 +138,8 @@ class ConflictProfiler:
             iterations=measurement.iterations,
             iterations_requested=max(measurement.iterations, -(-(self._steps or 0) // self._every)),
             stage_iterations=tuple(measurement.stage_iterations),
+            task_iterations=measurement.tally.task_iterations(),
+            pair_iterations=measurement.tally.pair_iterations(),
             method="joint",
             seed=None,
             device=device_name(self._device),

@@ -182,6 +182,8 @@ def _scores(
         iterations=measurement.iterations,
         iterations_requested=requested,
         stage_iterations=tuple(measurement.stage_iterations),
+        task_iterations=measurement.tally.task_iterations(),
+        pair_iterations=measurement.tally.pair_iterations(),
         method="joint",
         seed=seed,
         device=device_name(experiment.device),

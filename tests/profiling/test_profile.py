@@ -306,3 +306,14 @@ def test_a_layer_that_some_tasks_do_not_reach_is_counted_and_split_for_the_other
     assert branches["trunk"] == [("a", ["a"]), ("b", ["b"]), ("c", ["c"])]
     assert branches["part"] == [("b", ["b", "a"]), ("c", ["c"])]
     assert plan["sizes"]["after"]["parameters"] - plan["sizes"]["before"]["parameters"] == 2 * 20 + 20
+
+
+def test_people_are_shown_how_alike_the_gradients_are(recon, config):
+    out = recon("profile", config(), "-o", "s.json").succeeds().out
+    scores = read_scores(Path("s.json"))
+    rows = [line.split() for line in out.splitlines() if line]
+    assert ["GDS", "GMS"] in [row[-2:] for row in rows]
+    for first, layer in (("conv", scores.layers[0]), ("all", None)):
+        row = next(row for row in rows if row[0] == first)
+        assert float(row[-2]) == pytest.approx(scores.gds(layer), abs=6e-4)
+        assert float(row[-1]) == pytest.approx(scores.gms(layer), abs=6e-3)
