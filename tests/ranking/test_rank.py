@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Histogram, Scores
@@ -86,6 +87,38 @@ def test_rates_and_shares_are_of_what_was_measured():
     assert first.share == pytest.approx(3 / 5)
 
 
+def test_the_interval_is_wilsons_of_the_iterations_that_were_measured():
+    first, *_, last = rank(SCORES, -0.1).layers
+    for layer, conflicts in ((first, 3), (last, 1)):
+        assert layer.interval == pytest.approx(binomtest(conflicts, 6).proportion_ci(method="wilson"))
+    assert rank(SCORES, -0.1, stage=2).layers[0].interval == pytest.approx(
+        binomtest(3, 3).proportion_ci(method="wilson")
+    )
+
+
+def test_more_pairs_in_as_many_iterations_do_not_narrow_the_interval():
+    cosines = {"first": [[-0.2, 0.1, -0.2, -0.2, -0.2]]}
+    two, four = (rank(make_scores(cosines, tasks), -0.1).layers[0] for tasks in (2, 4))
+    assert (two.pairs, four.pairs) == (5, 30)
+    assert two.interval == four.interval
+
+
+def test_a_layer_of_which_nothing_was_measured_has_no_interval():
+    ranked = rank(make_scores({"first": [[0.1, -0.2]], "second": [[float("nan")] * 2]}), -0.1)
+    assert [(layer.name, layer.rate, layer.interval is None) for layer in ranked.layers] == [
+        ("first", 0.5, False),
+        ("second", 0.0, True),
+    ]
+
+
+def test_severity_0_is_warned_of_even_quietly_and_no_other_is(recon, scores):
+    for options in ((), ("-q",), ("--json",)):
+        err = recon("rank", scores, "-S", "0", *options).succeeds().err
+        assert err.startswith("warning: at severity 0 ")
+        assert "take `-S -0.02` or below" in err
+        assert recon("rank", scores, "-S", "-0.02", *options).succeeds().err.count("warning") == 0
+
+
 def test_a_histogram_must_fit_its_bins():
     with pytest.raises(ValueError, match="does not fit"):
         Histogram(first=399, counts=(1, 1))
@@ -105,11 +138,13 @@ def test_people_are_shown_a_table(recon, scores):
     for layer in ("conv", "norm", "body.0", "body.2"):
         assert layer in out
     assert "heads" not in out
+    assert "95% interval" in out
 
 
 def test_the_authors_plain_scores_are_ranked_as_they_are(recon):
     ranking = recon("rank", AUTHORS_RANKING, "--json").succeeds().document
     assert len(ranking["layers"]) == 41
+    assert all(layer["interval"] is None for layer in ranking["layers"])
     assert [layer["name"] for layer in ranking["layers"]] == list(json.loads(AUTHORS_RANKING.read_text()))
     recon("rank", AUTHORS_RANKING, "-S", "-0.2").refuses("can only be ranked as it is")
 
