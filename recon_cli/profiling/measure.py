@@ -28,7 +28,6 @@ class Measurement:
     :ivar buffer_owners: modules that own buffers and no parameters; they are no layers, but stand in a checkpoint.
     :ivar tallied: those of them that are counted: trainable, and not excluded.
     :ivar reached: for each tallied layer and task, whether the task's loss has reached the layer; [L, T].
-    :ivar stage_iterations: the iterations measured in each stage.
     """
 
     tasks: tuple[str, ...]
@@ -38,7 +37,6 @@ class Measurement:
     tallied: Sequence[Layer] = field(init=False)
     tally: ConflictTally = field(init=False)
     reached: torch.Tensor = field(init=False)
-    stage_iterations: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.tallied = [layer for layer in self.layers if layer.trainable and self.includes(layer)]
@@ -52,7 +50,6 @@ class Measurement:
             len(self.tallied) + 1, len(self.tasks), self.settings.stages, self.settings.severities
         )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
-        self.stage_iterations = [0] * self.settings.stages
 
     def includes(self, layer: Layer) -> bool:
         """Whether the patterns of the config let a layer be measured."""
@@ -66,7 +63,7 @@ class Measurement:
     @property
     def iterations(self) -> int:
         """The iterations measured."""
-        return sum(self.stage_iterations)
+        return sum(self.tally.stage_iterations())
 
     def shared(self) -> list[int]:
         """The indices of the tallied layers that two or more tasks reach."""
@@ -94,7 +91,6 @@ class Measurement:
         grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
         reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
         self.tally.add(stage, grams, reached, there)
-        self.stage_iterations[stage] += 1
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.

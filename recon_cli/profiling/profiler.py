@@ -137,7 +137,7 @@ class ConflictProfiler:
             complete=self._steps is None or self._step >= self._steps,
             iterations=measurement.iterations,
             iterations_requested=max(measurement.iterations, -(-(self._steps or 0) // self._every)),
-            stage_iterations=tuple(measurement.stage_iterations),
+            stage_iterations=measurement.tally.stage_iterations(),
             task_iterations=measurement.tally.task_iterations(),
             pair_iterations=measurement.tally.pair_iterations(),
             method="joint",
@@ -163,10 +163,9 @@ class ConflictProfiler:
             "tasks": list(self.tasks),
             "every": self._every,
             "step": self._step,
-            "stage_iterations": list(self._measurement.stage_iterations),
             "reached": self._measurement.reached.clone(),
             "layers": [layer.name for layer in self._measurement.tallied],
-            "counts": {name: counts.clone() for name, counts in self._measurement.tally.state().items()},
+            "counts": self._measurement.tally.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -188,7 +187,6 @@ class ConflictProfiler:
             )
         self._measurement.tally.restore(state["counts"])
         self._measurement.reached.copy_(state["reached"])
-        self._measurement.stage_iterations[:] = state["stage_iterations"]
         self._step = state["step"]
         self._watch_if_sampled()
 

@@ -181,7 +181,7 @@ def _scores(
         complete=complete,
         iterations=measurement.iterations,
         iterations_requested=requested,
-        stage_iterations=tuple(measurement.stage_iterations),
+        stage_iterations=measurement.tally.stage_iterations(),
         task_iterations=measurement.tally.task_iterations(),
         pair_iterations=measurement.tally.pair_iterations(),
         method="joint",

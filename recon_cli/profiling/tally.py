@@ -10,6 +10,9 @@ from recon_cli.artifacts.scores import HISTOGRAM_BINS, Histogram, LayerStage, hi
 from recon_cli.errors import ReconError, quoted
 from recon_cli.profiling.cosines import cosines, gradient_norms, magnitude_similarities, pair_indices
 
+Counts = dict[str, torch.Tensor]
+"""What was counted and summed in one stage, by name."""
+
 
 class ConflictTally:
     """What is counted and summed per stage and layer.
@@ -26,17 +29,29 @@ class ConflictTally:
             [histogram_edge(index) for index in range(1, HISTOGRAM_BINS)], dtype=torch.float64
         )
         self._first, self._second = pair_indices(tasks)
-        self._pairs = torch.zeros(stages, layers, dtype=torch.int64)
-        self._non_finite = torch.zeros(stages, layers, dtype=torch.int64)
-        self._iterations = torch.zeros(stages, layers, dtype=torch.int64)
-        self._conflicts = torch.zeros(stages, layers, len(severities), dtype=torch.int64)
-        self._histogram = torch.zeros(stages, layers, HISTOGRAM_BINS, dtype=torch.int64)
-        self._cosines = torch.zeros(stages, layers, dtype=torch.float64)
-        self._similarities = torch.zeros(stages, layers, dtype=torch.float64)
-        self._norms = torch.zeros(stages, layers, tasks, dtype=torch.float64)
-        self._norm_iterations = torch.zeros(stages, layers, tasks, dtype=torch.int64)
-        self._task_iterations = torch.zeros(tasks, dtype=torch.int64)
-        self._pair_iterations = torch.zeros(len(self._first), dtype=torch.int64)
+        self._stages = [self._nothing(layers, tasks) for _ in range(stages)]
+
+    def _nothing(self, layers: int, tasks: int) -> Counts:
+        def counts(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.int64)
+
+        def sums(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.float64)
+
+        return {
+            "stage_iterations": counts(),
+            "task_iterations": counts(tasks),
+            "pair_iterations": counts(len(self._first)),
+            "pairs": counts(layers),
+            "non_finite": counts(layers),
+            "iterations": counts(layers),
+            "conflicts": counts(layers, len(self._severities)),
+            "histogram": counts(layers, HISTOGRAM_BINS),
+            "cosines": sums(layers),
+            "similarities": sums(layers),
+            "norms": sums(layers, tasks),
+            "norm_iterations": counts(layers, tasks),
+        }
 
     def add(self, stage: int, grams: torch.Tensor, reached: torch.Tensor, present: torch.Tensor) -> None:
         """Count one iteration.
@@ -49,39 +64,36 @@ class ConflictTally:
         :param reached: bool, [L, T]: whether the task's loss reaches the layer.
         :param present: bool, [T]: whether the task has a loss.
         """
+        found = self._count(grams, reached, present)
+        # By one assignment, so that an interrupt leaves the iteration counted wholly or not at all.
+        self._stages[stage] = {name: total + found[name] for name, total in self._stages[stage].items()}
+
+    def _count(self, grams: torch.Tensor, reached: torch.Tensor, present: torch.Tensor) -> Counts:
         norms, cosine = gradient_norms(grams), cosines(grams)
         measured = reached[:, self._first] & reached[:, self._second]
         counted = measured & cosine.isfinite()
-        self._pairs[stage] += counted.sum(1)
-        self._non_finite[stage] += (measured & ~counted).sum(1)
-        self._iterations[stage] += counted.any(1)
         below = (cosine.unsqueeze(-1) < self._severities) & counted.unsqueeze(-1)
-        self._conflicts[stage] += below.sum(1)
         bins = torch.bucketize(cosine.nan_to_num(), self._inner_edges, right=True)
-        self._histogram[stage].scatter_add_(1, bins, counted.long())
-        self._cosines[stage] += cosine.where(counted, 0.0).sum(1)
-        self._similarities[stage] += magnitude_similarities(norms).where(counted, 0.0).sum(1)
+        histogram = torch.zeros(len(grams), HISTOGRAM_BINS, dtype=torch.int64)
         known = reached & norms.isfinite()
-        self._norms[stage] += norms.where(known, 0.0)
-        self._norm_iterations[stage] += known
-        self._task_iterations += present
-        self._pair_iterations += present[self._first] & present[self._second]
+        return {
+            "stage_iterations": torch.tensor(1),
+            "task_iterations": present,
+            "pair_iterations": present[self._first] & present[self._second],
+            "pairs": counted.sum(1),
+            "non_finite": (measured & ~counted).sum(1),
+            "iterations": counted.any(1),
+            "conflicts": below.sum(1),
+            "histogram": histogram.scatter_add_(1, bins, counted.long()),
+            "cosines": cosine.where(counted, 0.0).sum(1),
+            "similarities": magnitude_similarities(norms).where(counted, 0.0).sum(1),
+            "norms": norms.where(known, 0.0),
+            "norm_iterations": known,
+        }
 
     def state(self) -> dict[str, torch.Tensor]:
-        """All counts and sums, by name; the tensors are the tally's own."""
-        return {
-            "pairs": self._pairs,
-            "non_finite": self._non_finite,
-            "iterations": self._iterations,
-            "conflicts": self._conflicts,
-            "histogram": self._histogram,
-            "cosines": self._cosines,
-            "similarities": self._similarities,
-            "norms": self._norms,
-            "norm_iterations": self._norm_iterations,
-            "task_iterations": self._task_iterations,
-            "pair_iterations": self._pair_iterations,
-        }
+        """All counts and sums, by name and then by stage."""
+        return {name: torch.stack([stage[name] for stage in self._stages]) for name in self._stages[0]}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over counts that another tally of the same layers, tasks, stages and severities gave.
@@ -91,45 +103,56 @@ class ConflictTally:
         for name, own in self.state().items():
             if name not in state or state[name].shape != own.shape:
                 raise ReconError(f"the saved counts {quoted(name)} are of other layers, stages or severities")
-            own.copy_(state[name])
+        self._stages = [
+            {name: state[name][number].to(own, copy=True) for name, own in stage.items()}
+            for number, stage in enumerate(self._stages)
+        ]
 
     def score(self, severity: int) -> torch.Tensor:
         """The S-conflict score of every layer so far, [L].
 
         :param severity: index of S among the severities.
         """
-        return self._conflicts[:, :, severity].sum(0)
+        return self._total("conflicts")[:, severity]
 
     def pairs(self) -> torch.Tensor:
         """The number of pairs counted for every layer so far, [L]."""
-        return self._pairs.sum(0)
+        return self._total("pairs")
+
+    def stage_iterations(self) -> tuple[int, ...]:
+        """How many iterations were counted in each stage."""
+        return tuple(int(stage["stage_iterations"]) for stage in self._stages)
 
     def task_iterations(self) -> tuple[int, ...]:
         """In how many iterations each task had a loss."""
-        return tuple(self._task_iterations.tolist())
+        return tuple(self._total("task_iterations").tolist())
 
     def pair_iterations(self) -> tuple[int, ...]:
         """In how many iterations both tasks of a pair had a loss, pairs in the order (0, 1), (0, 2), ..."""
-        return tuple(self._pair_iterations.tolist())
+        return tuple(self._total("pair_iterations").tolist())
 
     def layer_stages(self, layer: int) -> tuple[LayerStage, ...]:
         """What was counted for one layer, stage by stage."""
-        return tuple(self._layer_stage(stage, layer) for stage in range(len(self._pairs)))
+        return tuple(_layer_stage(stage, layer) for stage in self._stages)
 
-    def _layer_stage(self, stage: int, layer: int) -> LayerStage:
-        pairs = int(self._pairs[stage, layer])
-        norm_iterations = self._norm_iterations[stage, layer].tolist()
-        return LayerStage(
-            pairs=pairs,
-            non_finite=int(self._non_finite[stage, layer]),
-            iterations=int(self._iterations[stage, layer]),
-            conflicts=tuple(self._conflicts[stage, layer].tolist()),
-            histogram=Histogram.from_counts(self._histogram[stage, layer].tolist()),
-            gds=float(self._cosines[stage, layer]) / pairs if pairs else None,
-            gms=float(self._similarities[stage, layer]) / pairs if pairs else None,
-            norms=tuple(
-                total / times if times else None
-                for total, times in zip(self._norms[stage, layer].tolist(), norm_iterations, strict=True)
-            ),
-            norm_iterations=tuple(norm_iterations),
-        )
+    def _total(self, name: str) -> torch.Tensor:
+        return torch.stack([stage[name] for stage in self._stages]).sum(0)
+
+
+def _layer_stage(stage: Counts, layer: int) -> LayerStage:
+    pairs = int(stage["pairs"][layer])
+    norm_iterations = stage["norm_iterations"][layer].tolist()
+    return LayerStage(
+        pairs=pairs,
+        non_finite=int(stage["non_finite"][layer]),
+        iterations=int(stage["iterations"][layer]),
+        conflicts=tuple(stage["conflicts"][layer].tolist()),
+        histogram=Histogram.from_counts(stage["histogram"][layer].tolist()),
+        gds=float(stage["cosines"][layer]) / pairs if pairs else None,
+        gms=float(stage["similarities"][layer]) / pairs if pairs else None,
+        norms=tuple(
+            total / times if times else None
+            for total, times in zip(stage["norms"][layer].tolist(), norm_iterations, strict=True)
+        ),
+        norm_iterations=tuple(norm_iterations),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import combinations
 from statistics import fmean
 
@@ -186,3 +187,39 @@ def test_norms_as_small_and_as_large_as_their_squares_can_be():
     assert subnormal.norms == pytest.approx((1e-160, 2e-160), rel=1e-3)
     assert subnormal.gms == pytest.approx(0.8, rel=1e-3)
     assert norms_tally([(0, [1e-170, 1.0])]).layer_stages(0)[0].norms == (0.0, 1.0)
+
+
+def test_an_interrupt_at_any_line_leaves_the_iteration_counted_wholly_or_not_at_all():
+    def interrupted_at(line: int) -> tuple[ConflictTally, bool]:
+        tally, seen = norms_tally([(0, [1.0, 2.0, 3.0])]), 0
+
+        def trace(frame, event, _):
+            nonlocal seen
+            if event == "line":
+                seen += 1
+                if seen == line:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            tally.add(0, torch.ones(1, 3, 3, dtype=torch.float64), torch.ones(1, 3) > 0, torch.ones(3) > 0)
+        except KeyboardInterrupt:
+            return tally, True
+        finally:
+            sys.settrace(before)
+        return tally, False
+
+    line, interrupted = 0, True
+    while interrupted:
+        line += 1
+        tally, interrupted = interrupted_at(line)
+        times = tally.stage_iterations()[0]
+        assert times in (1, 2)
+        assert tally.task_iterations() == tally.pair_iterations() == (times,) * 3
+        assert tally.layer_stages(0)[0].pairs == 3 * times
+        assert tally.layer_stages(0)[0].norm_iterations == (times,) * 3
+        scores_of({"only": tally}, [times], SEVERITIES)
+    assert line > 20
+    assert times == 2
