@@ -139,6 +139,9 @@ class Scores(Document):
     severities: tuple[float, ...]
     histogram_bins: Literal[400] = 400
     config_digest: str | None
+    model_digest: str | None = Field(
+        default=None, description="of the TorchScript file or exported program profiled, if any"
+    )
     checkpoint_digest: str | None
     versions: Versions
     trunk: tuple[LayerStage, ...] = Field(description="the same for all shared layers' gradients as one vector")

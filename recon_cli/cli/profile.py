@@ -34,6 +34,14 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-torchscript",
+            "--allow-exported",
+            help="Open the config's TorchScript file or exported program, although that can run code from it.",
+        ),
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -48,7 +56,7 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, seed, device, checkpoint)
+    request = ProfileRequest(loaded, iterations, seed, device, checkpoint, allow_code)
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -42,6 +42,10 @@ class ProfileProgress:
     ) -> None:
         self._stop()
 
+    def warned(self, message: str) -> None:
+        """Pass a warning on."""
+        self._sink.warning(message)
+
     def started(self, iterations: int, device: str) -> None:
         """Begin to show the bar."""
         if not self._sink.is_watched:

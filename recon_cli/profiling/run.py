@@ -44,6 +44,9 @@ class Leader:
 class Observer(Protocol):
     """Somebody who watches a profile."""
 
+    def warned(self, message: str) -> None:
+        """Something about the network is probably not what was meant."""
+
     def started(self, iterations: int, device: str) -> None:
         """The network is built: how many iterations are to come."""
 
@@ -59,13 +62,17 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What `recon profile` was asked to do; what is None is taken from the config."""
+    """What `recon profile` was asked to do; what is None is taken from the config.
+
+    :ivar allow_code: whether the network's file may be opened although that can run code from it.
+    """
 
     config: LoadedConfig
     iterations: int | None = None
     seed: int | None = None
     device: str | None = None
     checkpoint: Path | None = None
+    allow_code: bool = False
 
 
 def profile(request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False) -> Scores:
@@ -86,7 +93,11 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
     device = choose_device(request.device or config.device)
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
-        experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
+        experiment = build_experiment(
+            request.config, seed=seed, device=device, checkpoint=request.checkpoint, allow_code=request.allow_code
+        )
+        for warning in experiment.warnings:
+            observer.warned(warning)
         model = experiment.model
         measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
 
@@ -105,12 +116,9 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:
-    loaded = request.config
-    inputs = [loaded.path]
+    inputs = request.config.files
     if request.checkpoint is not None:
         inputs.append(request.checkpoint)
-    if loaded.config.model.checkpoint is not None:
-        inputs.append(loaded.folder / loaded.config.model.checkpoint)
     check_output(output, overwrite=overwrite, inputs=inputs)
 
 
@@ -190,6 +198,7 @@ def _scores(
         batch_restarts=experiment.batches.restarts,
         severities=tuple(measurement.settings.severities),
         config_digest=request.config.digest,
+        model_digest=experiment.model_digest,
         checkpoint_digest=experiment.checkpoint_digest,
         versions=Versions(recon=__version__, torch=torch.__version__),
         trunk=measurement.trunk(),
