@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.budget import memory_limit
 from recon_cli.profiling.graph import Graph, is_made_from
 from recon_cli.profiling.passes import Passes
+from recon_cli.profiling.ranks import Ranks
+from recon_cli.profiling.reach import Reach
 from recon_cli.profiling.routes.by_gradient import ByGradient
 from recon_cli.profiling.routes.by_output import ByOutput, Call
 from recon_cli.profiling.routes.convolution import ConvByOutput
@@ -70,7 +73,9 @@ class GramEngine:
         self._hooks: list[RemovableHandle] = []
         self._limit = limit
         self._memory = RowMemory()
+        self._position_of = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         self._held: list[Route] = []
+        self._shares = torch.ones(())
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -94,38 +99,49 @@ class GramEngine:
         self._hooks = []
 
     def backward(
-        self, losses: Sequence[torch.Tensor], weights: torch.Tensor | None = None, *, accumulate: bool = False
+        self, losses: Sequence[torch.Tensor | None], weights: torch.Tensor | None = None, *, accumulate: bool = False
     ) -> LayerGrams:
         """One backward pass for each loss; the graph is freed with the last.
 
         With weights that are known before, the gradients of only one part of the network are held at a time; else all
-        are, until `combine`.
+        are, until `combine`. Where several ranks train together, all of this is about the gradients' means over those
+        ranks that have the task's loss.
 
-        :param losses: T scalars of one graph.
+        :param losses: T scalars of one graph; None for a task that other ranks alone have.
         :param weights: [T], or None: fill `.grad` of every parameter with sum_i w_i g_i; 1/T each is joint training
             with the mean of the losses.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way.
         """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
-        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            ranks = Ranks.current()
             graph = Graph.behind(losses)
             _check(graph)
-            routes = self._choose_routes(graph)
-            aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits(losses[0].device)
+            reach = Reach.of(graph, losses, self._parameters, ranks, self._device)
+            routes = self._choose_routes(graph, reach, alone=ranks.size == 1)
+            aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
             passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
+            # Ranks whose graphs are cut in different ways cannot add up one slice after the other.
+            in_order = ranks.agree(self._order_of(passes), self._device)
             tasks = len(losses)
-            grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=losses[0].device)
+            grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=self._device)
             found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool))
+            self._shares = reach.shares
             self._held = []
             for complete in passes.run():
-                for route in complete:
-                    self._add(route, found)
-                if weights is None:
-                    self._held += complete
-                else:
-                    _fill(complete, weights, accumulate=accumulate)
-                    self._memory.reset()
+                self._held += complete
+                if in_order:
+                    self._multiply(complete, reach, ranks, found)
+                    if weights is not None:
+                        self.combine(weights, accumulate=accumulate)
+            if not in_order:
+                self._held.sort(key=self._position)
+                self._multiply(self._held, reach, ranks, found)
+                if weights is not None:
+                    self.combine(weights, accumulate=accumulate)
+            grams.mul_(reach.shares.unsqueeze(0) * reach.shares.unsqueeze(1))
+            self._correct_reach(graph, found)
             return found
 
     def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
@@ -134,12 +150,25 @@ class GramEngine:
         :param weights: [T].
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
-        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-            _fill(self._held, weights, accumulate=accumulate)
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            weights = weights.to(self._device) * self._shares
+            for route in self._held:
+                for parameter, gradient in zip(route.parameters, route.combine(weights), strict=True):
+                    if not accumulate or parameter.grad is None:
+                        parameter.grad = gradient
+                    elif gradient is not None:
+                        parameter.grad += gradient
         self._held = []
         self._memory.reset()
 
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0].device
+
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # What is being compiled becomes one node of the graph, whatever its layers are.
+        if torch.compiler.is_compiling():
+            return
         if not isinstance(output, torch.Tensor) or not output.requires_grad or len(inputs) != 1:
             return
         weight = module.weight
@@ -150,20 +179,20 @@ class GramEngine:
             call = Call(module, x, x._version, get_gradient_edge(output), output.shape, output.dtype)
             self._calls.setdefault(module, []).append(call)
 
-    def _choose_routes(self, graph: Graph) -> list[Route]:
+    def _choose_routes(self, graph: Graph, reach: Reach, *, alone: bool) -> list[Route]:
         routes: list[Route] = []
         taken: set[int] = set()
         for module, calls in self._calls.items():
             kind = self._watched[module]
-            if self._may_go_by_output(kind, calls, graph):
+            # Other ranks have other inputs, so gradients can only be added up as such.
+            if alone and self._may_go_by_output(kind, calls, graph):
                 route = kind(calls, len(graph.tasks_of(calls[0].module.weight)))  # type: ignore[arg-type]
                 routes.append(route)
                 taken |= {id(parameter) for parameter in route.parameters}
         self._calls = {}
-        for parameter in self._parameters:
+        for parameter, tasks in zip(self._parameters, reach.tasks, strict=True):
             if id(parameter) not in taken:
-                users = graph.users.get(id(parameter), ())
-                routes.append(ByGradient(parameter, users, len(graph.tasks_of(parameter))))
+                routes.append(ByGradient(parameter, graph.users.get(id(parameter), ()), len(tasks)))
         return routes
 
     def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], graph: Graph) -> bool:
@@ -182,22 +211,49 @@ class GramEngine:
         by_output, by_gradient = kind.costs(calls, len(graph.tasks_of(weight)))
         return by_output < _MARGIN * by_gradient
 
+    def _position(self, route: Route) -> int:
+        return self._position_of[id(route.parameters[0])]
+
+    def _order_of(self, passes: Passes) -> int:
+        """A number that stands for the slices in which the parameters are complete."""
+        order = [[self._position(route) for route in complete] for complete in passes.completed]
+        return int.from_bytes(sha256(repr(order).encode()).digest()[:7], "big")
+
+    def _multiply(self, routes: Sequence[Route], reach: Reach, ranks: Ranks, found: LayerGrams) -> None:
+        if ranks.size > 1:
+            shared = [(route, reach.tasks[self._position(route)]) for route in routes if isinstance(route, ByGradient)]
+            ranks.sum([route.align(tasks) for route, tasks in shared if tasks])
+        for route in routes:
+            if any(id(parameter) in self._layer_of for parameter in route.parameters):
+                self._add(route, found)
+
     def _add(self, route: Route, found: LayerGrams) -> None:
-        if all(id(parameter) not in self._layer_of for parameter in route.parameters):
-            return
         for part in route.grams():
             layer = self._layer_of[id(part.parameter)]
             found.reached[layer, part.tasks] = True
+            gram = part.gram.to(found.grams.device)
             if part.tasks == list(range(found.grams.shape[-1])):
-                found.grams[layer] += part.gram
+                found.grams[layer] += gram
             else:
                 at = torch.tensor(part.tasks, device=found.grams.device)
-                found.grams[layer, at.unsqueeze(1), at] += part.gram
+                found.grams[layer, at.unsqueeze(1), at] += gram
 
-    def _limits(self, device: torch.device) -> tuple[int, int]:
+    def _correct_reach(self, graph: Graph, found: LayerGrams) -> None:
+        """Take back tasks that seemed to reach a layer because one node of the graph stands for several of the network.
+
+        Such a node gives zeros where there is no gradient.
+        """
+        merged = {
+            self._layer_of[id(p)] for p in self._parameters if id(p) in self._layer_of and graph.is_merged_before(p)
+        }
+        if merged:
+            layers = sorted(merged)
+            found.reached[layers] &= (found.grams[layers].diagonal(dim1=1, dim2=2) != 0).cpu()
+
+    def _limits(self) -> tuple[int, int]:
         if self._limit is None:
             # Asked once, so that all steps are cut alike.
-            self._limit = memory_limit(device)
+            self._limit = memory_limit(self._device)
         return min(_AIM, self._limit), self._limit
 
 
@@ -212,12 +268,3 @@ def _check(graph: Graph) -> None:
             "the network uses reentrant activation checkpointing, which works with plain `backward()` alone",
             "pass `use_reentrant=False` to `torch.utils.checkpoint.checkpoint`",
         )
-
-
-def _fill(routes: Sequence[Route], weights: torch.Tensor, *, accumulate: bool) -> None:
-    for route in routes:
-        for parameter, gradient in zip(route.parameters, route.combine(weights), strict=True):
-            if not accumulate or parameter.grad is None:
-                parameter.grad = gradient
-            elif gradient is not None:
-                parameter.grad += gradient

@@ -16,36 +16,38 @@ Node = Any
 _RESHAPING = frozenset({"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "SqueezeBackward1"})
 _TRANSPOSING = frozenset({"TBackward0", "TransposeBackward0"})
 
+_MERGED = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
+
 
 @dataclass(frozen=True)
 class Graph:
     """What lies behind the losses of all tasks.
 
-    :ivar roots: where each loss enters the graph.
+    :ivar roots: where the loss of each task enters the graph; None for a task that is not there.
     :ivar order: its nodes, each before all nodes that its gradients flow to; parameters are none of them.
     :ivar flows: where the gradients of each node flow to, parameters left out.
     :ivar tasks: for each node, the tasks whose gradients may arrive there, as the bits of an integer.
     :ivar users: for each parameter's id, the nodes that use it, as often as they do.
     """
 
-    roots: Sequence[GradientEdge]
+    roots: Sequence[GradientEdge | None]
     order: Sequence[Node]
     flows: Mapping[Node, Sequence[tuple[Node, int]]]
     tasks: Mapping[Node, int]
     users: Mapping[int, Sequence[Node]]
 
     @classmethod
-    def behind(cls, losses: Sequence[torch.Tensor]) -> Graph:
+    def behind(cls, losses: Sequence[torch.Tensor | None]) -> Graph:
         """Walk the graph once.
 
-        :param losses: scalars that require gradients.
+        :param losses: scalars that require gradients; None for a task that is not there.
         """
-        roots = [get_gradient_edge(loss) for loss in losses]
+        roots = [None if loss is None else get_gradient_edge(loss) for loss in losses]
         flows: dict[Node, list[tuple[Node, int]]] = {}
         users: dict[int, list[Node]] = {}
         finished: list[Node] = []
         for root in roots:
-            if root.node in flows:
+            if root is None or root.node in flows:
                 continue
             flows[root.node] = _flows_of(root.node, users)
             if hasattr(root.node, "variable"):
@@ -65,7 +67,8 @@ class Graph:
         finished.reverse()
         tasks = dict.fromkeys(finished, 0)
         for task, root in enumerate(roots):
-            tasks[root.node] |= 1 << task
+            if root is not None:
+                tasks[root.node] |= 1 << task
         for node in finished:
             for following, _ in flows[node]:
                 tasks[following] |= tasks[node]
@@ -77,6 +80,10 @@ class Graph:
         for node in self.users.get(id(parameter), ()):
             bits |= self.tasks[node]
         return list(ones(bits))
+
+    def is_merged_before(self, parameter: torch.Tensor) -> bool:
+        """Whether a node that uses a parameter stands for a part of the network: compiled, or TorchScript's."""
+        return any(kind in node.name() for node in self.users.get(id(parameter), ()) for kind in _MERGED)
 
 
 def ones(bits: int) -> Iterator[int]:

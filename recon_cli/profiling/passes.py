@@ -21,7 +21,7 @@ class Passes:
     """Runs the backward passes, and hands the gradients of every target to its route.
 
     :param graph: what lies behind the losses.
-    :param losses: T scalars.
+    :param losses: T scalars; None for a task that is not there.
     :param routes: what takes the gradients.
     :param memory: lent to the routes that are complete within a slice.
     :param aim: bytes; see `slices.cut`.
@@ -31,7 +31,7 @@ class Passes:
     def __init__(
         self,
         graph: Graph,
-        losses: Sequence[torch.Tensor],
+        losses: Sequence[torch.Tensor | None],
         routes: Sequence[Route],
         memory: RowMemory,
         *,
@@ -60,7 +60,13 @@ class Passes:
         # The gradients that wait for the slice of their edge, one for each task.
         self._waiting: dict[_Edge, list[torch.Tensor | None]] = {}
         for task, (root, loss) in enumerate(zip(graph.roots, losses, strict=True)):
-            self._hand_on((root.node, root.output_nr), task, torch.ones_like(loss))
+            if root is not None and loss is not None:
+                self._hand_on((root.node, root.output_nr), task, torch.ones_like(loss))
+
+    @property
+    def completed(self) -> list[list[Route]]:
+        """The routes that are complete after each of the slices."""
+        return self._complete
 
     def run(self) -> Iterator[list[Route]]:
         """Run all passes.

@@ -435,6 +435,27 @@ def test_the_gradients_of_few_blocks_are_held_at_a_time(tasks, monkeypatch):
     assert one_block <= held <= 1.2 * one_block
 
 
+@pytest.mark.parametrize("how", ["script", "aot_eager"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch._dynamo")
+def test_a_node_that_stands_for_many_does_not_make_heads_shared(how):
+    model = networks.TwoTasks().double()
+    x = images(1)
+    grams, reached, own = reference(model, of_mapping(x)(model))
+    run = torch.jit.script(model) if how == "script" else torch.compile(model, backend=how)
+    network = run if how == "script" else model
+    engine = GramEngine(network, discover_layers(network))
+    for _ in range(3):  # TorchScript merges operations after some calls
+        with engine.watching():
+            losses = of_mapping(x)(run)
+        found = engine.backward(losses, torch.ones(2, dtype=torch.float64))
+        assert torch.allclose(found.grams, grams, rtol=1e-10)
+        assert torch.equal(found.reached, reached)
+    expected = [sum(g[i] for g in own if g[i] is not None) for i in range(len(own[0]))]
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-10)
+
+
 def test_running_statistics_are_updated_once():
     model = networks.TwoTasks().double()
     engine = GramEngine(model, discover_layers(model))

@@ -50,6 +50,20 @@ class ByGradient(Route):
             self._row(len(self._reached), ordered.shape).copy_(ordered)
         self._reached.append(task)
 
+    def align(self, tasks: list[int]) -> torch.Tensor:
+        """Let the rows be those of these tasks, whichever were kept, so that they can be added up over ranks.
+
+        :returns: [n, size], to be changed in place; zeros for a task that was not kept.
+        """
+        if self._reached != tasks or self._capacity == 1:
+            aligned = self._parameter.new_zeros(len(tasks), self._parameter.numel())
+            for row, task in enumerate(self._reached):
+                assert self._rows is not None
+                aligned[tasks.index(task)] = self._rows[row]
+            self._rows, self._reached = aligned, tasks
+        assert self._rows is not None
+        return self._rows[: len(tasks)]
+
     def grams(self) -> list[ParameterGram]:
         """Multiply the rows."""
         if self._rows is None:
