@@ -19,11 +19,11 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError
+from recon_cli.experiment.ranks import Ranks
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.budget import memory_limit
 from recon_cli.profiling.graph import Graph, is_made_from
 from recon_cli.profiling.passes import Passes
-from recon_cli.profiling.ranks import Ranks
 from recon_cli.profiling.reach import Reach
 from recon_cli.profiling.routes.by_gradient import ByGradient
 from recon_cli.profiling.routes.by_output import ByOutput, Call
@@ -33,7 +33,7 @@ from recon_cli.profiling.routes.linear import LinearByOutput
 from recon_cli.profiling.routes.memory import RowMemory
 from recon_cli.profiling.routes.route import Route
 
-_AIM = 64 << 20
+_AIM = 16 << 20
 """Bytes; a slice of the graph that holds as much ends where it can."""
 
 _NO_LIMIT = 1 << 62
@@ -123,7 +123,8 @@ class GramEngine:
             aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
             passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
             # Ranks whose graphs are cut in different ways cannot add up one slice after the other.
-            in_order = ranks.agree(self._order_of(passes), self._device)
+            order = self._order_of(passes)
+            in_order = ranks.highest(order) == -ranks.highest(-order)
             tasks = len(losses)
             grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=self._device)
             found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool))

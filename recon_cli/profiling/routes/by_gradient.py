@@ -34,7 +34,7 @@ class ByGradient(Route):
         """A row for each task, if there are several."""
         size = self._parameter.numel() * self._parameter.element_size()
         # Where other ranks alone reach the parameter, this one's graph has no use of it.
-        return {node: size * self._capacity for node in self.sources[0][:1]} if self._capacity > 1 else {}
+        return dict.fromkeys(self.sources[0][:1], size * self._capacity) if self._capacity > 1 else {}
 
     def keep(self, task: int, target: int, gradient: torch.Tensor) -> None:
         """Copy a gradient into its row, or add a further part of it."""

@@ -1,0 +1,108 @@
+"""The processes that train one network together, each on batches of its own (data parallel)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from recon_cli.errors import ReconError
+
+_Anything = TypeVar("_Anything")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of PyTorch's default process group; a process by itself is the only one.
+
+    :ivar size: how many there are.
+    :ivar rank: which of them this one is.
+    """
+
+    size: int = 1
+    rank: int = 0
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """The group that this process belongs to now."""
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_world_size(), distributed.get_rank())
+        return cls()
+
+    def sum(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Add up each of these tensors over the ranks, in place; all ranks give the same number of the same shapes."""
+        if self.size == 1:
+            return
+        pending = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+        for work in pending:
+            work.wait()
+
+    def highest(self, number: int) -> int:
+        """The highest of the numbers that the ranks give."""
+        if self.size == 1:
+            return number
+        highest = torch.tensor(number, device=_device())
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX)
+        return int(highest)
+
+    def share(self, value: _Anything) -> list[_Anything]:
+        """What each of the ranks gives here, in their order."""
+        if self.size == 1:
+            return [value]
+        values: list[_Anything] = [value] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """An error of one rank inside the block ends all of them, as otherwise the others would wait for it forever.
+
+        :raises ReconError: on the first rank, that of the first rank with one; its own exception, if there is but one
+            rank.
+        :raises SystemExit: on the others; one message is enough.
+        """
+        failure: tuple[str, str | None] | None = None
+        try:
+            yield
+        except Exception as error:
+            if self.size == 1:
+                raise
+            failure = (error.message, error.hint) if isinstance(error, ReconError) else (repr(error), None)
+        if self.highest(int(failure is not None)):
+            rank, (message, hint) = next((r, f) for r, f in enumerate(self.share(failure)) if f is not None)
+            if self.rank > 0:
+                raise SystemExit(2)
+            raise ReconError(f"on rank {rank}: {message}", hint)
+
+
+@contextmanager
+def joined_ranks(device: torch.device) -> Iterator[Ranks]:
+    """Join the group that `torchrun` has started this process for, while the block runs; else be the only rank.
+
+    :param device: where this process computes: gloo connects CPUs, NCCL GPUs.
+    """
+    if not is_one_of_many() or distributed.is_initialized():
+        yield Ranks.current()
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks.current()
+    finally:
+        distributed.destroy_process_group()
+
+
+def is_one_of_many() -> bool:
+    """Whether `torchrun` started this process beside others."""
+    return distributed.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def _device() -> torch.device:
+    """Where tensors lie that the group can send."""
+    if distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
