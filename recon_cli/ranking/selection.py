@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import ReconError, number, quoted
+from recon_cli.sizes import BYTE_UNITS, split_unit
 
-_UNITS = {"b": 1, "kb": 2**10, "kib": 2**10, "mb": 2**20, "mib": 2**20, "gb": 2**30, "gib": 2**30}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6}
 
 
@@ -54,15 +53,15 @@ class Budget:
 
         :raises ReconError: if the text is none of these.
         """
-        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z%]*)", text.strip())
-        if match:
-            amount, unit = float(match[1]), match[2].lower()
+        found = split_unit(text)
+        if found:
+            amount, unit = found
             if unit == "%":
                 return cls(amount, "percent")
             if unit in _COUNTS:
                 return cls(amount * _COUNTS[unit], "parameters")
-            if unit in _UNITS:
-                return cls(amount * _UNITS[unit], "bytes")
+            if unit in BYTE_UNITS:
+                return cls(amount * BYTE_UNITS[unit], "bytes")
         raise ReconError(
             f"the budget {quoted(text)} is neither a number of parameters, nor of bytes, nor a percentage",
             "write it like `20000`, `1.5M`, `600KB`, `2MiB` or `5%`",
