@@ -18,7 +18,19 @@ def command(
     ],
     iterations: Annotated[
         int | None,
-        typer.Option("--iterations", min=1, metavar="N", help="How many iterations to measure; default: the config's."),
+        typer.Option("--iterations", min=1, metavar="N", help="How many steps to train; default: the config's."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="How many steps to measure, spread over the run; default: the config's.",
+        ),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, metavar="N", help="Measure every N-th step instead.")
     ] = None,
     device: Annotated[
         str | None,
@@ -38,7 +50,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train jointly for some iterations, and measure on every shared layer how often the tasks' gradients conflict."""
+    """Train jointly for some steps, and measure on every shared layer how often the tasks' gradients conflict."""
     from recon_cli.config.loading import load_config
 
     sink = Output.choose(json=json, quiet=quiet, to=output)
@@ -48,7 +60,7 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, seed, device, checkpoint)
+    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint)
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -66,6 +66,22 @@ def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> 
     return [task.loss_on(own, batch.label(task.name, task.label)) for task, own in zip(tasks, outputs, strict=True)]
 
 
+def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+    """Refuse losses that are NaN or infinite.
+
+    :param iteration: the iteration, counted from 0.
+    :raises ReconError: naming the task and the iteration.
+    """
+    # One transfer for all losses: each would stop the device.
+    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
+    for task, value in zip(tasks, values, strict=True):
+        if value - value != 0:
+            raise ReconError(
+                f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
+                "lower the learning rate, or look at that task's labels",
+            )
+
+
 def _find_loss(target: str) -> Callable[..., Any]:
     if ":" in target:
         return find_target(target)

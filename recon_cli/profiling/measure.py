@@ -1,8 +1,8 @@
-"""The profile itself: iterations of joint training, and the task gradients' cosines at each of them."""
+"""What a profile measures: the layers that count, which tasks reach them, and the cosines of their task gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -12,12 +12,9 @@ import torch
 from recon_cli.artifacts.scores import LayerStage, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
-from recon_cli.experiment.build import Experiment
-from recon_cli.experiment.losses import task_losses
-from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.cosines import cosines, pair_indices
-from recon_cli.profiling.engine import GramEngine, LayerGrams
+from recon_cli.profiling.engine import LayerGrams
 from recon_cli.profiling.tally import ConflictTally
 
 
@@ -152,49 +149,3 @@ class Measurement:
 
     def _tasks_of(self, index: int) -> tuple[str, ...]:
         return tuple(task for task, hit in zip(self.tasks, self.reached[index], strict=True) if hit)
-
-
-def measure(
-    experiment: Experiment, measurement: Measurement, iterations: int, on_iteration: Callable[[], None]
-) -> None:
-    """Train jointly for some iterations, and count the conflicts of each.
-
-    :param measurement: is filled; if an iteration fails, it holds all iterations before.
-    :param on_iteration: called after every iteration.
-    :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
-    """
-    engine = GramEngine(experiment.model, measurement.tallied)
-    tasks = len(measurement.tasks)
-    joint = torch.full((tasks,), 1 / tasks, dtype=torch.float64, device=experiment.device)
-    batches = iter(experiment.batches)
-    for iteration in range(iterations):
-        batch = next(batches)
-        with engine.watching():
-            losses = task_losses(experiment.model, experiment.tasks, batch)
-        check_finite(losses, measurement.tasks, iteration)
-        with user_code("the backward pass"):
-            found = engine.backward(losses)
-        if iteration == 0:
-            measurement.reached |= found.reached
-            measurement.check_shared()
-        measurement.record(found, iteration * measurement.settings.stages // iterations)
-        engine.combine(joint)
-        with user_code("the optimizer's step"):
-            experiment.optimizer.step()
-        on_iteration()
-
-
-def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
-    """Refuse losses that are NaN or infinite.
-
-    :param iteration: the iteration, counted from 0.
-    :raises ReconError: naming the task and the iteration.
-    """
-    # One transfer for all losses: each would stop the device.
-    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
-    for task, value in zip(tasks, values, strict=True):
-        if value - value != 0:
-            raise ReconError(
-                f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
-                "lower the learning rate, or look at that task's labels",
-            )

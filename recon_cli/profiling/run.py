@@ -19,36 +19,24 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
 from recon_cli.errors import ReconError
-from recon_cli.experiment.build import Experiment, build_experiment
+from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
-from recon_cli.profiling.measure import Measurement, measure
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A layer that leads the ranking so far.
-
-    :ivar severity: S.
-    :ivar score: its S-conflict score so far.
-    :ivar rate: the share of its task pairs that conflict.
-    """
-
-    name: str
-    severity: float
-    score: int
-    rate: float
+from recon_cli.profiling.leaders import Leader, leaders
+from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.sampling import Sampling
+from recon_cli.profiling.training import JointTraining
 
 
 class Observer(Protocol):
     """Somebody who watches a profile."""
 
-    def started(self, iterations: int, device: str) -> None:
-        """The network is built: how many iterations are to come."""
+    def started(self, steps: int, device: str) -> None:
+        """The network is built: how many training steps are to come."""
 
-    def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
-        """An iteration is done; `leaders` gives the layers that lead so far, if they are wanted."""
+    def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
+        """A step is done; `leaders` gives the layers that lead so far, if they are wanted."""
 
     def restarted(self, times: int) -> None:
         """The data ran out and was started over for the `times`-th time."""
@@ -63,6 +51,8 @@ class ProfileRequest:
 
     config: LoadedConfig
     iterations: int | None = None
+    every: int | None = None
+    samples: int | None = None
     seed: int | None = None
     device: str | None = None
     checkpoint: Path | None = None
@@ -79,29 +69,80 @@ def profile(request: ProfileRequest, observer: Observer, output: Path | None, *,
         # The user's code may change the working folder.
         output = output.absolute()
         _check_output(request, output, overwrite=overwrite)
-    config = request.config.config
-    settings = config.profile
-    iterations = settings.iterations if request.iterations is None else request.iterations
-    seed = config.seed if request.seed is None else request.seed
-    device = choose_device(request.device or config.device)
+    seed = request.config.config.seed if request.seed is None else request.seed
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
-        experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
-        model = experiment.model
-        measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-
-        def scores(*, complete: bool) -> Scores:
-            return _scores(request, experiment, measurement, iterations, seed, complete)
-
-        observer.started(iterations, device_name(device))
-        with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
-            measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
-            result = scores(complete=True)
+        run = _Run(request, seed)
+        observer.started(run.steps, device_name(run.experiment.device))
+        with _keeping_partial(run, output, observer):
+            run.train(observer)
+            result = run.scores()
             if output is not None and output != STANDARD_STREAM:
                 result.write(output, overwrite=overwrite)
     if output == STANDARD_STREAM:
         result.write(output)
     return result
+
+
+class _Run:
+    """One profile: what is trained, how far it is, and what was measured until then.
+
+    :ivar steps: the training steps of the whole run.
+    """
+
+    def __init__(self, request: ProfileRequest, seed: int) -> None:
+        config = request.config.config
+        settings = config.profile
+        self._request = request
+        self._seed = seed
+        self.steps = settings.iterations if request.iterations is None else request.iterations
+        self._sampling = _sampling(request, self.steps)
+        device = choose_device(request.device or config.device)
+        self.experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
+        model = self.experiment.model
+        self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
+        self.training = JointTraining(self.experiment, self.measurement, self._sampling)
+
+    def train(self, observer: Observer) -> None:
+        """Make all steps."""
+        batches, restarts = self.experiment.batches, 0
+        while self.training.step < self.steps:
+            self.training.advance()
+            if batches.restarts > restarts:
+                restarts = batches.restarts
+                observer.restarted(restarts)
+            observer.advanced(self.training.step, lambda: leaders(self.measurement))
+
+    def scores(self) -> Scores:
+        """What was measured so far."""
+        measurement, experiment = self.measurement, self.experiment
+        return Scores(
+            tasks=measurement.tasks,
+            complete=self.training.step == self.steps,
+            steps=self.training.step,
+            steps_requested=self.steps,
+            iterations=measurement.iterations,
+            iterations_requested=self._sampling.count(self.steps),
+            stage_iterations=tuple(measurement.stage_iterations),
+            method="joint",
+            seed=self._seed,
+            device=device_name(experiment.device),
+            batch_restarts=experiment.batches.restarts,
+            severities=tuple(measurement.settings.severities),
+            config_digest=self._request.config.digest,
+            checkpoint_digest=experiment.checkpoint_digest,
+            versions=Versions(recon=__version__, torch=torch.__version__),
+            trunk=measurement.trunk(),
+            layers=measurement.scored_layers(),
+            unranked=measurement.unranked_layers(),
+        )
+
+
+def _sampling(request: ProfileRequest, steps: int) -> Sampling:
+    if request.every is not None or request.samples is not None:
+        return Sampling(steps, request.every, request.samples)
+    settings = request.config.config.profile
+    return Sampling(steps, settings.every, settings.samples if settings.every is None else None)
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:
@@ -114,46 +155,17 @@ def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> 
     check_output(output, overwrite=overwrite, inputs=inputs)
 
 
-def leaders(measurement: Measurement, severity: int, number: int = 5) -> list[Leader]:
-    """The shared layers with the highest scores so far.
-
-    :param severity: index of S among the severities.
-    """
-    scores, pairs = measurement.tally.score(severity).tolist(), measurement.tally.pairs().tolist()
-    first = sorted(measurement.shared(), key=lambda index: -scores[index])[:number]
-    value = measurement.settings.severities[severity]
-    return [Leader(measurement.tallied[i].name, value, scores[i], scores[i] / max(pairs[i], 1)) for i in first]
-
-
-def _reporter(experiment: Experiment, measurement: Measurement, observer: Observer) -> Callable[[], None]:
-    restarts = 0
-    severities = measurement.settings.severities
-    # The least severe ones count nearly half of all pairs whatever the layer, so a stricter one is shown.
-    shown = min(range(len(severities)), key=lambda index: abs(severities[index] + 0.1))
-
-    def report() -> None:
-        nonlocal restarts
-        if experiment.batches.restarts > restarts:
-            restarts = experiment.batches.restarts
-            observer.restarted(restarts)
-        observer.advanced(measurement.iterations, lambda: leaders(measurement, shown))
-
-    return report
-
-
 @contextmanager
-def _keeping_partial(
-    measurement: Measurement, scores: Callable[[], Scores], output: Path | None, observer: Observer
-) -> Iterator[None]:
+def _keeping_partial(run: _Run, output: Path | None, observer: Observer) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if measurement.iterations and output is not None:
+        if run.measurement.iterations and output is not None:
             path = _free_partial_path(output)
             # What ended the run matters more than that its rest cannot be kept.
             with suppress(ReconError, OSError):
-                scores().write(path)
-                observer.kept(path, measurement.iterations)
+                run.scores().write(path)
+                observer.kept(path, run.measurement.iterations)
         raise
 
 
@@ -166,31 +178,3 @@ def _free_partial_path(output: Path) -> Path:
         if not os.path.lexists(path):
             return path
         number += 1
-
-
-def _scores(
-    request: ProfileRequest,
-    experiment: Experiment,
-    measurement: Measurement,
-    requested: int,
-    seed: int,
-    complete: bool,
-) -> Scores:
-    return Scores(
-        tasks=measurement.tasks,
-        complete=complete,
-        iterations=measurement.iterations,
-        iterations_requested=requested,
-        stage_iterations=tuple(measurement.stage_iterations),
-        method="joint",
-        seed=seed,
-        device=device_name(experiment.device),
-        batch_restarts=experiment.batches.restarts,
-        severities=tuple(measurement.settings.severities),
-        config_digest=request.config.digest,
-        checkpoint_digest=experiment.checkpoint_digest,
-        versions=Versions(recon=__version__, torch=torch.__version__),
-        trunk=measurement.trunk(),
-        layers=measurement.scored_layers(),
-        unranked=measurement.unranked_layers(),
-    )

@@ -42,7 +42,8 @@ def make_scores(cosines: dict[str, list[list[float]]]) -> Scores:
             )
         )
     return Scores(
-        tasks=("a", "b"), complete=True, iterations=3 * stages, iterations_requested=3 * stages,
+        tasks=("a", "b"), complete=True, steps=3 * stages, steps_requested=3 * stages,
+        iterations=3 * stages, iterations_requested=3 * stages,
         stage_iterations=(3,) * stages, method="joint", seed=0, device="cpu", batch_restarts=0, severities=SEVERITIES,
         config_digest=None, checkpoint_digest=None, versions=Versions(recon="0", torch="2"),
         trunk=layers[0].stages, layers=tuple(layers), unranked=(),
