@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,6 +121,58 @@ class Frozen(TwoTasks):
         super().__init__()
         self.conv.requires_grad_(False)
         self.spare = nn.Linear(2, 2)
+
+
+class ThreeTasks(nn.Module):
+    """Three tasks in float64; `absent` says what the output of a task without labels is: there, None or left out."""
+
+    def __init__(self, absent: str = "there") -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
+        self.heads = nn.ModuleDict({task: nn.Linear(5, 3) for task in "abc"})
+        self.absent = absent
+        self.double()
+
+    def forward(self, x, tasks):
+        x = self.trunk(x)
+        there = {task: head(x) for task, head in self.heads.items() if task in tasks or self.absent == "there"}
+        return {task: there.get(task) for task in "abc"} if self.absent == "none" else there
+
+
+class WithoutOutput(ThreeTasks):
+    """A network that forgets a task."""
+
+    def forward(self, x, tasks):
+        return {task: output for task, output in super().forward(x, tasks).items() if task != "c"}
+
+
+class UnsharedThree(ThreeTasks):
+    """Three networks that share nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.trunk
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 3).double() for task in "abc"})
+
+    def forward(self, x, tasks):
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+PRESENT = ("abc", "ac", "b", "bc", "ab", "c", "abc")
+"""The tasks that have labels in each of the partial batches."""
+
+
+def partial_batches(present: Sequence[str] = PRESENT, *, keys: bool = True) -> list[object]:
+    """Batches in which some tasks have no label: their key is missing, or with `keys` it holds None."""
+    generator = torch.Generator().manual_seed(2)
+    batches = []
+    for tasks in present:
+        x = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+        labels = {task: torch.randint(3, (6,), generator=generator) for task in "abc"}
+        shown = {task: label if task in tasks else None for task, label in labels.items()}
+        targets = {task: label for task, label in shown.items() if keys or label is not None}
+        batches.append(({"x": x, "tasks": tasks}, targets))
+    return batches
 
 
 class Tied(nn.Module):

@@ -75,6 +75,10 @@ class ProfileProgress:
                 lambda: self._sink.note("the data has fewer batches than there are steps; it is started over")
             )
 
+    def warned(self, message: str) -> None:
+        """Pass a warning on."""
+        self._pause_for(lambda: self._sink.warning(message))
+
     def kept(self, path: Path, iterations: int) -> None:
         """Say where an unfinished profile lies."""
         self._stop()

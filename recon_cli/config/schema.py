@@ -85,6 +85,7 @@ class TaskSection(Section):
     name: str
     loss: Annotated[LossSection, BeforeValidator(_loss_by_name)]
     label: Annotated[str | int, BeforeValidator(_check_label)]
+    partial: bool = False
 
     @field_validator("name")
     @classmethod

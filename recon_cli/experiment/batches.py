@@ -34,17 +34,22 @@ class Batch:
             return model(*self.inputs)
         return model(self.inputs)
 
-    def label(self, task: str, label: str | int) -> Any:
-        """The label of a task.
+    def label(self, task: str, label: str | int, *, partial: bool = False) -> Any:
+        """The label of a task; None if it has none in this batch.
 
         :param label: a key or an index among the targets; a column where the targets are one tensor.
+        :param partial: whether the key may be missing, which means that the task has no label.
         :raises ReconError: if the targets have no such part.
         """
         targets = self.targets
         if isinstance(targets, Mapping):
             if label not in targets:
-                known = listed(targets)
-                raise ReconError(f"task {quoted(task)}: the batch has no label {quoted(label)}; it has {known}")
+                if partial:
+                    return None
+                raise ReconError(
+                    f"task {quoted(task)}: the batch has no label {quoted(label)}; it has {listed(targets)}",
+                    f"if {quoted(label)} is missing from some batches only, set `partial: true` for that task",
+                )
             return targets[label]
         if not isinstance(label, int):
             raise ReconError(

@@ -64,6 +64,11 @@ class Measurement:
         """The iterations measured."""
         return sum(self.stage_iterations)
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any step had two tasks that share a layer."""
+        return any(stage.pairs or stage.non_finite for stage in self.trunk())
+
     def shared(self) -> list[int]:
         """The indices of the tallied layers that two or more tasks reach."""
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
@@ -103,6 +108,18 @@ class Measurement:
             names = [layer.name for layer, hit in zip(self.tallied, column, strict=True) if hit]
             reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
         raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")
+
+    def check_measured(self) -> None:
+        """Refuse to make scores of nothing.
+
+        :raises ReconError: if no layer is shared, or no measured step had two tasks that share one.
+        """
+        self.check_shared()
+        if not self.has_pairs:
+            raise ReconError(
+                "no measured step had two tasks that share a layer",
+                "measure more steps, or let batches have the labels of more tasks",
+            )
 
     def trunk(self) -> tuple[LayerStage, ...]:
         """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""

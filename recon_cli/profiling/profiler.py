@@ -129,11 +129,7 @@ class ConflictProfiler:
         measurement = self._measurement
         if measurement.iterations == 0:
             raise ReconError("nothing was measured yet", "call `backward` on every step")
-        if not any(stage.pairs or stage.non_finite for stage in measurement.trunk()) and measurement.shared():
-            raise ReconError(
-                "no measured step had two tasks that share a layer", "lower `every`, or give more tasks a loss"
-            )
-        measurement.check_shared()
+        measurement.check_measured()
         requested = self._sampling.steps or 0
         return Scores(
             tasks=self.tasks,

@@ -18,7 +18,7 @@ from recon_cli.artifacts.publish import check_output
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
-from recon_cli.errors import ReconError
+from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
@@ -40,6 +40,9 @@ class Observer(Protocol):
 
     def restarted(self, times: int) -> None:
         """The data ran out and was started over for the `times`-th time."""
+
+    def warned(self, message: str) -> None:
+        """Something is probably not as it was meant."""
 
     def kept(self, path: Path, iterations: int) -> None:
         """The run ended early; what was measured until then was written to `path`."""
@@ -112,6 +115,18 @@ class _Run:
                 restarts = batches.restarts
                 observer.restarted(restarts)
             observer.advanced(self.training.step, lambda: leaders(self.measurement))
+        self._warn_of_missing_tasks(observer)
+        self.measurement.check_measured()
+
+    def _warn_of_missing_tasks(self, observer: Observer) -> None:
+        for index, task in enumerate(self.measurement.tasks):
+            if index not in self.training.labelled:
+                observer.warned(f"task {quoted(task)} had no label in any batch, so nothing is known of its conflicts")
+            elif index not in self.training.measured:
+                observer.warned(
+                    f"task {quoted(task)} had labels, but in none of the steps that were measured; "
+                    f"try another `--samples` or `--every`"
+                )
 
     def scores(self) -> Scores:
         """What was measured so far."""
@@ -160,7 +175,7 @@ def _keeping_partial(run: _Run, output: Path | None, observer: Observer) -> Iter
     try:
         yield
     except BaseException:
-        if run.measurement.iterations and output is not None:
+        if run.measurement.has_pairs and output is not None:
             path = _free_partial_path(output)
             # What ended the run matters more than that its rest cannot be kept.
             with suppress(ReconError, OSError):

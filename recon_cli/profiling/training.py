@@ -20,6 +20,8 @@ class JointTraining:
     :param measurement: is filled; if a step fails, it holds all steps before.
     :param sampling: which steps are measured; the others are plain steps without hooks.
     :ivar step: the steps made.
+    :ivar labelled: the indices of the tasks that had a label in some step.
+    :ivar measured: the indices of those that had one in a measured step.
     """
 
     def __init__(self, experiment: Experiment, measurement: Measurement, sampling: Sampling) -> None:
@@ -28,7 +30,10 @@ class JointTraining:
         self._sampling = sampling
         self._engine = GramEngine(experiment.model, measurement.tallied)
         self._batches = iter(experiment.batches)
+        self._saw_all = False
         self.step = 0
+        self.labelled: set[int] = set()
+        self.measured: set[int] = set()
 
     def advance(self) -> None:
         """Make one step.
@@ -48,23 +53,26 @@ class JointTraining:
         losses = self._losses(batch)
         with user_code("the backward pass"):
             self._experiment.model.zero_grad()
-            torch.autograd.backward(torch.stack(losses).mean())
+            torch.autograd.backward(torch.stack([*losses.values()]).mean())
 
     def _measure(self, batch: Batch) -> None:
         measurement = self._measurement
         with self._engine.watching():
             losses = self._losses(batch)
         with user_code("the backward pass"):
-            found = self._engine.backward(losses)
-        if measurement.iterations == 0:
-            measurement.reached |= found.reached
+            found = self._engine.backward([*losses.values()])
+        measurement.record(found, self._sampling.stage(self.step, measurement.settings.stages), [*losses])
+        if len(losses) == len(measurement.tasks) and not self._saw_all:
+            # Only now is it certain that no two tasks share a layer.
             measurement.check_shared()
-        measurement.record(found, self._sampling.stage(self.step, measurement.settings.stages))
+            self._saw_all = True
+        self.measured |= losses.keys()
         self._engine.combine(
             torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=found.grams.device)
         )
 
-    def _losses(self, batch: Batch) -> list[torch.Tensor]:
+    def _losses(self, batch: Batch) -> dict[int, torch.Tensor]:
         losses = task_losses(self._experiment.model, self._experiment.tasks, batch)
-        check_finite(losses, self._measurement.tasks, self.step)
+        check_finite([*losses.values()], [self._measurement.tasks[index] for index in losses], self.step)
+        self.labelled |= losses.keys()
         return losses

@@ -254,4 +254,4 @@ def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
     code = "\n".join(line[4:] for line in text[start : text.index("\n\n**", start)].splitlines())
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/library.md", "exec"), {})
-    assert recon_cli.Scores.read(tmp_path / "scores.json").iterations == 7
+    assert recon_cli.Scores.read(tmp_path / "scores.json").iterations == 63
