@@ -46,11 +46,24 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted; without one, start.")
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train jointly for some steps, and measure on every shared layer how often the tasks' gradients conflict."""
+    """Train jointly for some steps, and measure on every shared layer how often the tasks' gradients conflict.
+
+    While it runs, a folder beside FILE (scores.run for scores.json) keeps its state. Ctrl-C and SIGTERM let it finish
+    the step, save, and end with exit code 130 or 143; the same command with --resume goes on, and ends in the same
+    scores. A job that may be preempted:
+
+    \b
+      #!/bin/sh
+      #SBATCH --requeue --signal=TERM@120
+      srun recon profile recon.yaml -o scores.json --resume
+    """
     from recon_cli.config.loading import load_config
 
     sink = Output.choose(json=json, quiet=quiet, to=output)
@@ -62,5 +75,5 @@ def command(
 
     request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint)
     with ProfileProgress(sink) as progress:
-        scores = profile(request, progress, output, overwrite=force)
+        scores = profile(request, progress, output, overwrite=force, resume=resume)
     sink.result(scores, lambda: scores_view(scores, output))

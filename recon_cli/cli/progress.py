@@ -42,8 +42,10 @@ class ProfileProgress:
     ) -> None:
         self._stop()
 
-    def started(self, steps: int, device: str) -> None:
+    def started(self, steps: int, device: str, done: int) -> None:
         """Begin to show the bar."""
+        if done:
+            self._sink.note(f"going on after step {done} of {steps}")
         if not self._sink.is_watched:
             return
         from rich.live import Live
@@ -55,7 +57,7 @@ class ProfileProgress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._progress.add_task("steps", total=steps)
+        self._task = self._progress.add_task("steps", total=steps, completed=done)
         self._live = Live(self._progress, console=make_console(sys.stderr), refresh_per_second=4, transient=True)
         self._live.start()
 
@@ -75,6 +77,10 @@ class ProfileProgress:
                 lambda: self._sink.note("the data has fewer batches than there are steps; it is started over")
             )
 
+    def noted(self, message: str) -> None:
+        """Pass a note on."""
+        self._pause_for(lambda: self._sink.note(message))
+
     def warned(self, message: str) -> None:
         """Pass a warning on."""
         self._pause_for(lambda: self._sink.warning(message))
@@ -83,6 +89,12 @@ class ProfileProgress:
         """Say where an unfinished profile lies."""
         self._stop()
         self._sink.warning(f"the {iterations} iterations measured until then are kept in {path}")
+
+    def suspended(self, folder: Path, step: int | None) -> None:
+        """Say where a run that was asked to stop lies."""
+        self._stop()
+        when = "as it was last saved" if step is None else f"as it was after step {step}"
+        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
 
     def _pause_for(self, speak: Callable[[], None]) -> None:
         if self._live is None:

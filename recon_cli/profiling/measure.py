@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -95,6 +95,30 @@ class Measurement:
         i, j = pair_indices(len(self.tasks))
         self.tally.add(stage, cosines(grams), reached[:, i] & reached[:, j])
         self.stage_iterations[stage] += 1
+
+    def state(self) -> dict[str, Any]:
+        """What was measured so far, as plain data and tensors, which are the measurement's own."""
+        return {
+            "layers": [layer.name for layer in self.tallied],
+            "stage_iterations": list(self.stage_iterations),
+            "reached": self.reached,
+            "counts": self.tally.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what another measurement of the same network and settings holds.
+
+        :raises ReconError: if it is one of another network or of other settings.
+        """
+        own = [layer.name for layer in self.tallied]
+        if state["layers"] != own:
+            changed = sorted(set(own) ^ set(state["layers"]))
+            raise ReconError(
+                f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
+            )
+        self.tally.restore(state["counts"])
+        self.reached.copy_(state["reached"])
+        self.stage_iterations[:] = state["stage_iterations"]
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.

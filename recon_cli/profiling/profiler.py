@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,7 @@ class ConflictProfiler:
             "every": self._sampling.every,
             "samples": self._sampling.samples,
             "step": self._step,
-            "stage_iterations": list(self._measurement.stage_iterations),
-            "reached": self._measurement.reached.clone(),
-            "layers": [layer.name for layer in self._measurement.tallied],
-            "counts": {name: counts.clone() for name, counts in self._measurement.tally.state().items()},
+            **copy.deepcopy(self._measurement.state()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -181,15 +179,7 @@ class ConflictProfiler:
         for name in ("tasks", "steps", "every", "samples"):
             if state[name] != expected[name]:
                 raise ReconError(f"the saved state has {name} {state[name]}, this profiler {expected[name]}")
-        own = [layer.name for layer in self._measurement.tallied]
-        if state["layers"] != own:
-            changed = sorted(set(own) ^ set(state["layers"]))
-            raise ReconError(
-                f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
-            )
-        self._measurement.tally.restore(state["counts"])
-        self._measurement.reached.copy_(state["reached"])
-        self._measurement.stage_iterations[:] = state["stage_iterations"]
+        self._measurement.restore(state)
         self._step = state["step"]
         self._watch_if_sampled()
 

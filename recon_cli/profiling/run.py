@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from recon_cli._version import __version__
+from recon_cli.artifacts.digests import PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.publish import check_output
 from recon_cli.artifacts.scores import Scores
@@ -23,8 +24,11 @@ from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
+from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals
+from recon_cli.profiling.keeping import StateKeeper
 from recon_cli.profiling.leaders import Leader, leaders
 from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import JointTraining
 
@@ -32,8 +36,8 @@ from recon_cli.profiling.training import JointTraining
 class Observer(Protocol):
     """Somebody who watches a profile."""
 
-    def started(self, steps: int, device: str) -> None:
-        """The network is built: how many training steps are to come."""
+    def started(self, steps: int, device: str, done: int) -> None:
+        """The network is built: how many training steps there are, and how many were made by a run that goes on now."""
 
     def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
         """A step is done; `leaders` gives the layers that lead so far, if they are wanted."""
@@ -41,11 +45,17 @@ class Observer(Protocol):
     def restarted(self, times: int) -> None:
         """The data ran out and was started over for the `times`-th time."""
 
+    def noted(self, message: str) -> None:
+        """Something is worth knowing."""
+
     def warned(self, message: str) -> None:
         """Something is probably not as it was meant."""
 
     def kept(self, path: Path, iterations: int) -> None:
-        """The run ended early; what was measured until then was written to `path`."""
+        """The run failed; what was measured until then was written to `path`."""
+
+    def suspended(self, folder: Path, step: int | None) -> None:
+        """The run was asked to stop; `folder` keeps it as it was after `step`, or as it was last saved."""
 
 
 @dataclass(frozen=True)
@@ -61,30 +71,62 @@ class ProfileRequest:
     checkpoint: Path | None = None
 
 
-def profile(request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False) -> Scores:
+def profile(
+    request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False, resume: bool = False
+) -> Scores:
     """Measure the conflicts of a network's tasks (Recon, Algorithm 1, first part).
 
+    While it runs, a folder beside `output` (`scores.run` for `scores.json`) keeps its state; SIGINT and SIGTERM let it
+    finish its step, save, and end by KeyboardInterrupt or SystemExit(143).
+
     :param output: the scores file, `-` for standard output, or None for none.
-    :raises ReconError: if the config does not work, or a loss becomes NaN or infinite. What was measured until then is
-        kept in a file beside `output` whose name says `partial`; so it is when the run is interrupted.
+    :param overwrite: whether an existing file is replaced, and an unfinished run beside it dropped.
+    :param resume: whether to go on with the run beside `output`, if there is one. It ends in the same bytes as if it
+        had not been interrupted.
+    :raises ReconError: if the config does not work, the run to go on with is of another kind, or a loss becomes NaN or
+        infinite. What was measured until then is kept in a file beside `output` whose name says `partial`.
     """
+    folder = None
     if output is not None and output != STANDARD_STREAM:
         # The user's code may change the working folder.
         output = output.absolute()
         _check_output(request, output, overwrite=overwrite)
+        folder = RunFolder(output)
+        if not (resume or overwrite):
+            folder.check_absent()
+    elif resume:
+        raise ReconError("a run whose scores go to standard output cannot be resumed", "name a file: `-o scores.json`")
     seed = request.config.config.seed if request.seed is None else request.seed
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
         run = _Run(request, seed)
-        observer.started(run.steps, device_name(run.experiment.device))
-        with _keeping_partial(run, output, observer):
-            run.train(observer)
+        if folder is not None:
+            _begin(run, folder, observer, resume=resume)
+        observer.started(run.steps, device_name(run.experiment.device), run.training.step)
+        keeper = None if folder is None else StateKeeper(folder, run.state, observer.warned)
+        with _keeping(run, folder, keeper, output, observer):
+            run.train(observer, keeper)
             result = run.scores()
             if output is not None and output != STANDARD_STREAM:
                 result.write(output, overwrite=overwrite)
+        if folder is not None:
+            folder.remove()
     if output == STANDARD_STREAM:
         result.write(output)
     return result
+
+
+def _begin(run: _Run, folder: RunFolder, observer: Observer, *, resume: bool) -> None:
+    if resume and folder.has_state:
+        run.restore(folder.load(), folder.path)
+        return
+    if resume and not folder.exists:
+        observer.noted(f"there is no run in {quoted(folder.path)} to go on with; starting from the beginning")
+    elif resume:
+        observer.noted(f"the run in {quoted(folder.path)} saved nothing yet; starting from the beginning")
+    # Whoever must not replace a run was refused before.
+    folder.remove()
+    folder.create()
 
 
 class _Run:
@@ -106,17 +148,80 @@ class _Run:
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
         self.training = JointTraining(self.experiment, self.measurement, self._sampling)
 
-    def train(self, observer: Observer) -> None:
-        """Make all steps."""
-        batches, restarts = self.experiment.batches, 0
-        while self.training.step < self.steps:
-            self.training.advance()
-            if batches.restarts > restarts:
-                restarts = batches.restarts
-                observer.restarted(restarts)
-            observer.advanced(self.training.step, lambda: leaders(self.measurement))
+    def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
+        """Make the steps that are left.
+
+        :raises Interrupted: if a signal asks to stop before the last one.
+        """
+        batches = self.experiment.batches
+        restarts = batches.restarts
+        with noticing_signals() as interruption:
+            while self.training.step < self.steps:
+                self._advance(interruption)
+                if batches.restarts > restarts:
+                    restarts = batches.restarts
+                    observer.restarted(restarts)
+                observer.advanced(self.training.step, lambda: leaders(self.measurement))
+                if interruption.signal is not None and self.training.step < self.steps:
+                    raise Interrupted(interruption.signal, between_steps=True)
+                if keeper is not None:
+                    keeper.save_if_due()
         self._warn_of_missing_tasks(observer)
         self.measurement.check_measured()
+
+    def _advance(self, interruption: Interruption) -> None:
+        try:
+            self.training.advance()
+        except Exception:
+            # The signal may have ended processes that the step needed, such as those that load the data.
+            if interruption.signal is None:
+                raise
+            raise Interrupted(interruption.signal, between_steps=False) from None
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, and what tells the run from others."""
+        return {
+            "run": self._identity(),
+            "training": self.training.state(),
+            "measurement": self.measurement.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], source: Path) -> None:
+        """Go on where a run of the same kind was.
+
+        :param source: what the state is called in messages.
+        :raises ReconError: naming what differs, if it was of another kind.
+        """
+        if set(state) != {"run", "training", "measurement"}:
+            raise ReconError(
+                f"{quoted(source)} holds no state of a profile", "pass --force without --resume to start anew"
+            )
+        was, now = state["run"], self._identity()
+        changed = [name for name in now if was.get(name) != now[name]]
+        if changed:
+            differences = "; ".join(
+                f"{name}: {_short(was.get(name))} there, {_short(now[name])} here" for name in changed
+            )
+            raise ReconError(
+                f"the run in {quoted(source)} is another one: {differences}",
+                "run it as it was begun, or pass --force without --resume to start anew",
+            )
+        self.measurement.restore(state["measurement"])
+        self.training.restore(state["training"])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "config": self._request.config.digest,
+            "checkpoint": self.experiment.checkpoint_digest,
+            "tasks": list(self.measurement.tasks),
+            "seed": self._seed,
+            "iterations": self.steps,
+            "samples": self._sampling.samples,
+            "every": self._sampling.every,
+            "device": self.experiment.device.type,
+            "torch": str(torch.__version__),
+            "recon": __version__,
+        }
 
     def _warn_of_missing_tasks(self, observer: Observer) -> None:
         for index, task in enumerate(self.measurement.tasks):
@@ -170,18 +275,46 @@ def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> 
     check_output(output, overwrite=overwrite, inputs=inputs)
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:19]}..." if text.startswith(PREFIX) else text
+
+
 @contextmanager
-def _keeping_partial(run: _Run, output: Path | None, observer: Observer) -> Iterator[None]:
+def _keeping(
+    run: _Run, folder: RunFolder | None, keeper: StateKeeper | None, output: Path | None, observer: Observer
+) -> Iterator[None]:
+    """Keep what was measured when the run ends early: its state if it was interrupted, its scores if it failed."""
     try:
         yield
-    except BaseException:
+    except Interrupted as interruption:
+        if interruption.between_steps and keeper is not None and keeper.save():
+            assert folder is not None
+            with suppress(ReconError, OSError):
+                if run.measurement.has_pairs:
+                    run.scores().write(folder.partial, overwrite=True)
+            observer.suspended(folder.path, run.training.step)
+        elif folder is not None and folder.has_state:
+            observer.suspended(folder.path, None)
+        else:
+            _keep_partial(run, output, observer)
+        raise interruption.end() from None
+    except Exception:
+        _keep_partial(run, output, observer)
+        raise
+    finally:
+        if folder is not None and not folder.has_state:
+            with suppress(ReconError):
+                folder.remove()
+
+
+def _keep_partial(run: _Run, output: Path | None, observer: Observer) -> None:
+    # What ended the run matters more than that its rest cannot be kept.
+    with suppress(ReconError, OSError):
         if run.measurement.has_pairs and output is not None:
             path = _free_partial_path(output)
-            # What ended the run matters more than that its rest cannot be kept.
-            with suppress(ReconError, OSError):
-                run.scores().write(path)
-                observer.kept(path, run.measurement.iterations)
-        raise
+            run.scores().write(path)
+            observer.kept(path, run.measurement.iterations)
 
 
 def _free_partial_path(output: Path) -> Path:

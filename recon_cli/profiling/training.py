@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import Any
 
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import check_finite, task_losses
+from recon_cli.experiment.random_states import random_states, set_random_states
 from recon_cli.experiment.targets import user_code
 from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
@@ -49,6 +55,47 @@ class JointTraining:
             self._experiment.optimizer.step()
         self.step += 1
 
+    def state(self) -> dict[str, Any]:
+        """Everything that the next steps depend on; plain data and tensors, which are the training's own."""
+        model = self._experiment.model
+        return {
+            "step": self.step,
+            "labelled": sorted(self.labelled),
+            "measured": sorted(self.measured),
+            "saw_all": self._saw_all,
+            "parameters": {name: parameter.detach() for name, parameter in model.named_parameters()},
+            "buffers": dict(model.named_buffers()),
+            "optimizer": self._experiment.optimizer.state_dict(),
+            "batches": self._experiment.batches.state(),
+            "random": random_states(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another training of the same experiment was.
+
+        :raises ReconError: if the network or the data is another one.
+        """
+        experiment = self._experiment
+        self._restore_parameters(state["parameters"])
+        _restore_buffers(experiment.model, state["buffers"])
+        with user_code("the restoring of the optimizer's state"):
+            experiment.optimizer.load_state_dict(state["optimizer"])
+        self.step, self._saw_all = state["step"], state["saw_all"]
+        self.labelled, self.measured = set(state["labelled"]), set(state["measured"])
+        experiment.batches.restore(state["batches"])
+        set_random_states(state["random"])
+
+    def _restore_parameters(self, saved: Mapping[str, torch.Tensor]) -> None:
+        own = dict(self._experiment.model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        saved_shapes = {name: tuple(value.shape) for name, value in saved.items()}
+        changed = sorted(name for name in own.keys() | saved.keys() if shapes.get(name) != saved_shapes.get(name))
+        if changed:
+            raise ReconError(f"the network is not that of the run to go on with: {listed(changed)} is another one")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(saved[name])
+
     def _train(self, batch: Batch) -> None:
         losses = self._losses(batch)
         with user_code("the backward pass"):
@@ -76,3 +123,15 @@ class JointTraining:
         check_finite([*losses.values()], [self._measurement.tasks[index] for index in losses], self.step)
         self.labelled |= losses.keys()
         return losses
+
+
+def _restore_buffers(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    for name, value in saved.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        own = owner._buffers.get(leaf)
+        if own is not None and own.shape == value.shape and own.dtype == value.dtype:
+            own.copy_(value)
+        else:
+            # A buffer that grew while the network trained.
+            owner._buffers[leaf] = value.to(next(model.parameters()).device)

@@ -169,8 +169,10 @@ def test_an_interrupted_profile_leaves_what_was_measured(config, tmp_path):
         assert process.wait(timeout=60) == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["recon.yaml", "s.partial.json"]
-    assert read_scores(tmp_path / "s.partial.json").iterations > 0
+    assert "pass --resume" in rest
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["recon.yaml", "s.run"]
+    assert sorted(p.name for p in (tmp_path / "s.run").iterdir()) == ["partial.json", "state.pt"]
+    assert read_scores(tmp_path / "s.run" / "partial.json").iterations > 0
 
 
 def test_scores_go_to_standard_output_alone(recon, config):
