@@ -46,6 +46,10 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    save_cosines: Annotated[
+        bool,
+        typer.Option("--save-cosines", help="Write every cosine to FILE's sibling .cosines.safetensors as well."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted; without one, start.")
     ] = False,
@@ -75,5 +79,5 @@ def command(
 
     request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint)
     with ProfileProgress(sink) as progress:
-        scores = profile(request, progress, output, overwrite=force, resume=resume)
+        scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)
     sink.result(scores, lambda: scores_view(scores, output))

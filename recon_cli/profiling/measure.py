@@ -73,12 +73,14 @@ class Measurement:
         """The indices of the tallied layers that two or more tasks reach."""
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
 
-    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> None:
+    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> torch.Tensor:
         """Count the conflicts of one iteration.
 
         :param found: the Gram matrices of the tasks that are present.
         :param stage: the stage, counted from 0.
         :param present: the indices of those tasks, ascending; None for all.
+        :returns: the cosines, float64, [L + 1, pairs], the last row that of all shared layers as one; NaN where a pair
+            was not measured, +inf where a gradient was not finite.
         """
         grams, reached = found.grams.cpu(), found.reached
         if present is not None and len(present) < len(self.tasks):
@@ -93,8 +95,10 @@ class Measurement:
         grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
         reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
         i, j = pair_indices(len(self.tasks))
-        self.tally.add(stage, cosines(grams), reached[:, i] & reached[:, j])
+        found_cosines, measured = cosines(grams), reached[:, i] & reached[:, j]
+        self.tally.add(stage, found_cosines, measured)
         self.stage_iterations[stage] += 1
+        return found_cosines.nan_to_num(torch.inf).masked_fill(~measured, torch.nan)
 
     def state(self) -> dict[str, Any]:
         """What was measured so far, as plain data and tensors, which are the measurement's own."""

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import torch
 
 from recon_cli._version import __version__
+from recon_cli.artifacts.cosines import Cosines, cosines_path
 from recon_cli.artifacts.digests import PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.publish import check_output
+from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
@@ -24,6 +25,7 @@ from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
+from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals
 from recon_cli.profiling.keeping import StateKeeper
 from recon_cli.profiling.leaders import Leader, leaders
@@ -72,7 +74,13 @@ class ProfileRequest:
 
 
 def profile(
-    request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False, resume: bool = False
+    request: ProfileRequest,
+    observer: Observer,
+    output: Path | None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    save_cosines: bool = False,
 ) -> Scores:
     """Measure the conflicts of a network's tasks (Recon, Algorithm 1, first part).
 
@@ -83,6 +91,7 @@ def profile(
     :param overwrite: whether an existing file is replaced, and an unfinished run beside it dropped.
     :param resume: whether to go on with the run beside `output`, if there is one. It ends in the same bytes as if it
         had not been interrupted.
+    :param save_cosines: whether every cosine is written to a file beside `output` (`artifacts/cosines.py`).
     :raises ReconError: if the config does not work, the run to go on with is of another kind, or a loss becomes NaN or
         infinite. What was measured until then is kept in a file beside `output` whose name says `partial`.
     """
@@ -90,16 +99,20 @@ def profile(
     if output is not None and output != STANDARD_STREAM:
         # The user's code may change the working folder.
         output = output.absolute()
-        _check_output(request, output, overwrite=overwrite)
+        for path in (output, cosines_path(output)) if save_cosines else (output,):
+            _check_output(request, path, overwrite=overwrite)
         folder = RunFolder(output)
         if not (resume or overwrite):
             folder.check_absent()
+    elif save_cosines:
+        raise ReconError("cosines are written beside the scores, which have no place", "name a file: `-o scores.json`")
     elif resume:
         raise ReconError("a run whose scores go to standard output cannot be resumed", "name a file: `-o scores.json`")
     seed = request.config.config.seed if request.seed is None else request.seed
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
-        run = _Run(request, seed)
+        log = CosineLog(folder.path) if folder is not None and save_cosines else None
+        run = _Run(request, seed, log)
         if folder is not None:
             _begin(run, folder, observer, resume=resume)
         observer.started(run.steps, device_name(run.experiment.device), run.training.step)
@@ -108,7 +121,7 @@ def profile(
             run.train(observer, keeper)
             result = run.scores()
             if output is not None and output != STANDARD_STREAM:
-                result.write(output, overwrite=overwrite)
+                run.write(output, overwrite=overwrite)
         if folder is not None:
             folder.remove()
     if output == STANDARD_STREAM:
@@ -135,18 +148,19 @@ class _Run:
     :ivar steps: the training steps of the whole run.
     """
 
-    def __init__(self, request: ProfileRequest, seed: int) -> None:
+    def __init__(self, request: ProfileRequest, seed: int, log: CosineLog | None) -> None:
         config = request.config.config
         settings = config.profile
         self._request = request
         self._seed = seed
+        self._log = log
         self.steps = settings.iterations if request.iterations is None else request.iterations
         self._sampling = _sampling(request, self.steps)
         device = choose_device(request.device or config.device)
         self.experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
         model = self.experiment.model
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-        self.training = JointTraining(self.experiment, self.measurement, self._sampling)
+        self.training = JointTraining(self.experiment, self.measurement, self._sampling, log)
 
     def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
         """Make the steps that are left.
@@ -180,6 +194,9 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, and what tells the run from others."""
+        if self._log is not None:
+            # A state never counts on cosines that are not on disk.
+            self._log.flush()
         return {
             "run": self._identity(),
             "training": self.training.state(),
@@ -208,6 +225,8 @@ class _Run:
             )
         self.measurement.restore(state["measurement"])
         self.training.restore(state["training"])
+        if self._log is not None:
+            self._log.restore(self.measurement.iterations)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -218,6 +237,7 @@ class _Run:
             "iterations": self.steps,
             "samples": self._sampling.samples,
             "every": self._sampling.every,
+            "cosines": self._log is not None,
             "device": self.experiment.device.type,
             "torch": str(torch.__version__),
             "recon": __version__,
@@ -257,6 +277,20 @@ class _Run:
             unranked=measurement.unranked_layers(),
         )
 
+    def write(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the scores, and the cosines if they are kept; both appear or neither does.
+
+        :raises ReconError: if they cannot be written.
+        """
+        scores = self.scores()
+        if self._log is None:
+            scores.write(path, overwrite=overwrite)
+            return
+        with publishing([path, cosines_path(path)], overwrite=overwrite) as (file, cosines):
+            write_all(file.descriptor, scores.to_bytes(), 0)
+            rows = [*self.measurement.shared(), len(self.measurement.tallied)]
+            self._log.join(cosines.descriptor, rows, Cosines.metadata(scores))
+
 
 def _sampling(request: ProfileRequest, steps: int) -> Sampling:
     if request.every is not None or request.samples is not None:
@@ -292,7 +326,7 @@ def _keeping(
             assert folder is not None
             with suppress(ReconError, OSError):
                 if run.measurement.has_pairs:
-                    run.scores().write(folder.partial, overwrite=True)
+                    run.write(folder.partial, overwrite=True)
             observer.suspended(folder.path, run.training.step)
         elif folder is not None and folder.has_state:
             observer.suspended(folder.path, None)
@@ -313,7 +347,7 @@ def _keep_partial(run: _Run, output: Path | None, observer: Observer) -> None:
     with suppress(ReconError, OSError):
         if run.measurement.has_pairs and output is not None:
             path = _free_partial_path(output)
-            run.scores().write(path)
+            run.write(path)
             observer.kept(path, run.measurement.iterations)
 
 
@@ -323,6 +357,6 @@ def _free_partial_path(output: Path) -> Path:
     while True:
         mark = "partial" if number == 1 else f"partial-{number}"
         path = base.with_name(f"{base.stem[:200]}.{mark}{base.suffix[:20]}")
-        if not os.path.lexists(path):
+        if not (os.path.lexists(path) or os.path.lexists(cosines_path(path))):
             return path
         number += 1

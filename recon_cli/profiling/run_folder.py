@@ -93,7 +93,7 @@ class RunFolder:
 
         :raises ReconError: if it holds anything else.
         """
-        ours = ("state.pt", "partial.json", ".*.tmp")
+        ours = ("state.pt", "partial.*", "cosines-*.safetensors", ".*.tmp")
         try:
             for pattern in ours:
                 for path in self.path.glob(pattern):

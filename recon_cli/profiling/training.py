@@ -14,6 +14,7 @@ from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import check_finite, task_losses
 from recon_cli.experiment.random_states import random_states, set_random_states
 from recon_cli.experiment.targets import user_code
+from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
@@ -25,15 +26,19 @@ class JointTraining:
     :param experiment: what is trained.
     :param measurement: is filled; if a step fails, it holds all steps before.
     :param sampling: which steps are measured; the others are plain steps without hooks.
+    :param log: takes the cosines of every measured step, if they are to be kept.
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
     :ivar measured: the indices of those that had one in a measured step.
     """
 
-    def __init__(self, experiment: Experiment, measurement: Measurement, sampling: Sampling) -> None:
+    def __init__(
+        self, experiment: Experiment, measurement: Measurement, sampling: Sampling, log: CosineLog | None = None
+    ) -> None:
         self._experiment = experiment
         self._measurement = measurement
         self._sampling = sampling
+        self._log = log
         self._engine = GramEngine(experiment.model, measurement.tallied)
         self._batches = iter(experiment.batches)
         self._saw_all = False
@@ -108,7 +113,10 @@ class JointTraining:
             losses = self._losses(batch)
         with user_code("the backward pass"):
             found = self._engine.backward([*losses.values()])
-        measurement.record(found, self._sampling.stage(self.step, measurement.settings.stages), [*losses])
+        stage = self._sampling.stage(self.step, measurement.settings.stages)
+        rows = measurement.record(found, stage, [*losses])
+        if self._log is not None:
+            self._log.append(rows, self.step, stage)
         if len(losses) == len(measurement.tasks) and not self._saw_all:
             # Only now is it certain that no two tasks share a layer.
             measurement.check_shared()

@@ -29,41 +29,49 @@ def parts(*, absent: str = "none", keys: bool = True, partial: bool = False, pre
     }
 
 
-def reference_counts() -> dict[str, list[int]]:
-    """Conflicts at each severity, by plain training with an update of our own; and the number of pairs."""
+Step = dict[str, dict[str, float]]
+"""The cosines of one step, by layer and pair of tasks."""
+
+
+def reference_cosines() -> list[Step]:
+    """The cosines of every step, by plain training with an update of our own."""
     torch.manual_seed(0)
     model = networks.ThreeTasks()
-    counts = {name: [0] * (len(SEVERITIES) + 1) for name in LAYERS}
+    steps = []
     for (inputs, targets), tasks in zip(networks.partial_batches(), networks.PRESENT, strict=True):
         outputs = model(**inputs)
-        losses = [F.cross_entropy(outputs[task], targets[task]) for task in tasks]
+        losses = {task: F.cross_entropy(outputs[task], targets[task]) for task in tasks}
+        step: Step = {}
         for name in LAYERS:
             weights = list(model.get_submodule(name).parameters())
-            gradients = [
-                torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, retain_graph=True)])
-                for loss in losses
-            ]
-            for one, two in itertools.combinations(gradients, 2):
-                cosine = float(F.cosine_similarity(one, two, dim=0, eps=0))
-                counts[name][-1] += 1
-                for index, severity in enumerate(SEVERITIES):
-                    counts[name][index] += cosine < severity
-        mean = sum(losses) / len(losses)
+            gradients = {
+                task: torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, retain_graph=True)])
+                for task, loss in losses.items()
+            }
+            step[name] = {
+                one + two: float(F.cosine_similarity(gradients[one], gradients[two], dim=0, eps=0))
+                for one, two in itertools.combinations(tasks, 2)
+            }
+        steps.append(step)
+        mean = sum(losses.values()) / len(losses)
         moving = list(model.parameters())
         for weight, gradient in zip(moving, torch.autograd.grad(mean, moving, allow_unused=True), strict=True):
             if gradient is not None:
                 weight.data -= LEARNING_RATE * gradient
-    return counts
+    return steps
 
 
 @pytest.mark.parametrize("absent", ["there", "none", "left out"])
 @pytest.mark.parametrize(("keys", "partial"), [(True, False), (False, True), (True, True)])
 def test_pairs_count_where_both_tasks_have_labels(recon, config, absent, keys, partial):
     recon("profile", config(**parts(absent=absent, keys=keys, partial=partial)), "-o", "s.json").succeeds()
-    reference = reference_counts()
-    for layer in read_scores(Path("s.json")).layers:
-        counts = [sum(stage.conflicts[i] for stage in layer.stages) for i in range(len(SEVERITIES))]
-        assert [*counts, sum(stage.pairs for stage in layer.stages)] == reference[layer.name]
+    scores = read_scores(Path("s.json"))
+    assert [layer.name for layer in scores.layers] == list(LAYERS)
+    for layer in scores.layers:
+        reference = [cosine for step in reference_cosines() for cosine in step[layer.name].values()]
+        assert scores.pairs(layer) == len(reference)
+        for severity in SEVERITIES:
+            assert scores.conflicts(layer, severity) == sum(cosine < severity for cosine in reference)
 
 
 def test_steps_that_are_not_measured_leave_the_same_tasks_out(recon, config):
