@@ -58,7 +58,7 @@ class StateKeeper:
 
     def _check(self) -> None:
         try:
-            self._folder.load()
+            self._folder.load(lazily=True)
         except ReconError:
             self._folder.discard_state()
             raise

@@ -123,7 +123,10 @@ def profile(
             if output is not None and output != STANDARD_STREAM:
                 run.write(output, overwrite=overwrite)
         if folder is not None:
-            folder.remove()
+            try:
+                folder.remove()
+            except ReconError as error:
+                observer.warned(error.message)
     if output == STANDARD_STREAM:
         result.write(output)
     return result
@@ -335,6 +338,8 @@ def _keeping(
         raise interruption.end() from None
     except Exception:
         _keep_partial(run, output, observer)
+        if folder is not None and folder.has_state:
+            observer.suspended(folder.path, None)
         raise
     finally:
         if folder is not None and not folder.has_state:

@@ -70,13 +70,14 @@ class RunFolder:
         with publishing([self._state], overwrite=True) as (file,), os.fdopen(os.dup(file.descriptor), "wb") as stream:
             torch.save(state, stream)
 
-    def load(self) -> dict[str, Any]:
+    def load(self, *, lazily: bool = False) -> dict[str, Any]:
         """Read the state.
 
+        :param lazily: whether the tensors' values stay in the file until they are looked at.
         :raises ReconError: if it is damaged, or holds more than plain data and tensors.
         """
         try:
-            state = torch.load(self._state, map_location="cpu", weights_only=True)
+            state = torch.load(self._state, map_location="cpu", weights_only=True, mmap=lazily)
         except Exception as error:  # noqa: BLE001  (a damaged file fails in any way)
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ReconError(f"cannot read the state of a run in {quoted(self._state)}: {reason[0]}", _ANEW) from None

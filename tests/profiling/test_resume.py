@@ -145,13 +145,41 @@ STOPS = [
 
 @pytest.mark.parametrize(("number", "data"), STOPS)
 def test_a_process_that_is_stopped_at_any_moment_loses_nothing(recon, config, tmp_path, number, data):
-    path = config(**parts(data, loss="tests.networks:slow_loss", iterations=200))
+    path = config(**parts(data, loss="tests.networks:slow_loss", iterations=300))
     expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number]
     for _ in range(2):
         assert stop_at_a_random_moment(number, path, tmp_path) == expected
     recon("profile", path, "-o", "s.json", "--resume").succeeds()
     assert Path("s.json").read_bytes() == uninterrupted(recon, path)
     assert not list(tmp_path.glob("s.run*"))
+
+
+def test_a_step_that_the_signal_itself_breaks_counts_for_nothing(recon, config, monkeypatch, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "import os, signal\nfrom torch.nn import functional as F\n"
+        "calls = 0\n"
+        "def loss(output, target):\n"
+        "    global calls\n    calls += 1\n"
+        "    if calls == 7:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        raise RuntimeError('a worker was killed')\n"
+        "    return F.cross_entropy(output, target)\n"
+    )
+    path = config(**parts(loss="broken:loss"))
+    assert recon("profile", path, "-o", "s.json").code == 143
+    assert read_scores(Path("s.partial.json")).steps == 6
+    assert not Path("s.run").exists()
+    import broken
+
+    broken.calls = 0
+    monkeypatch.setattr(keeping, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "SAVE_SHARE", 1e9)
+    stopped = recon("profile", path, "-o", "s.json")
+    assert stopped.code == 143
+    assert "as it was last saved" in stopped.err
+    assert torch.load("s.run/state.pt", weights_only=True)["training"]["step"] == 6
+    recon("profile", path, "-o", "s.json", "--resume").succeeds()
+    assert Path("s.json").read_bytes() == uninterrupted(recon, path)
 
 
 def test_a_second_signal_ends_at_once(config, tmp_path):
