@@ -260,11 +260,15 @@ class Restless(nn.Module):
         self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 6))
         self.heads = nn.ModuleDict({"left": nn.Linear(6, 3), "right": nn.Linear(6, 3)})
         self.register_buffer("average", torch.zeros(6), persistent=False)
+        # Set by the first batch.
+        self.register_buffer("scale", None)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.body(F.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+        if self.scale is None:
+            self.scale = features.detach().std() + 1
         self.average = 0.9 * self.average + 0.1 * features.detach().mean(0)
-        return {task: head(features - self.average) for task, head in self.heads.items()}
+        return {task: head((features - self.average) / self.scale) for task, head in self.heads.items()}
 
 
 class Augmented(TwoTaskData):
