@@ -25,7 +25,7 @@ check-types: $(VENV)/.ready-dev
 schemas: $(VENV)/.ready
 	$(BIN)/python docs/make_schemas.py
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.profile
 
@@ -42,4 +42,8 @@ $(VENV)/.ready: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(VENV)/.ready $@
+
+$(VENV)/.ready-bench: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $(VENV)/.ready $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.scores import ScoredLayer, Scores
+from recon_cli.artifacts.versions import Versions
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.cli.app import main
+from recon_cli.profiling.tally import ConflictTally
 from tests import networks
 
 AUTHORS_RANKING = Path(__file__).parent / "data" / "recon_authors_resnet18_S-0.1.json"
@@ -121,6 +123,36 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save_state_dict(networks.two_tasks().state_dict(), path)
     return path
+
+
+def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], severities: Sequence[float]) -> Scores:
+    """Scores of layers of which these tallies were kept; the trunk is the first of them.
+
+    :param measured: the iterations measured in each stage.
+    """
+    first = next(iter(tallies.values()))
+    tasks = tuple("abcdefgh"[: len(first.task_iterations())])
+    layers = tuple(
+        ScoredLayer(
+            name=name,
+            type="Linear",
+            aliases=(),
+            parameters=(f"{name}.weight",),
+            size=10,
+            bytes=40,
+            tasks=tasks,
+            stages=tally.layer_stages(0),
+        )
+        for name, tally in tallies.items()
+    )
+    return Scores(
+        tasks=tasks, complete=True, steps=sum(measured), steps_requested=sum(measured),
+        iterations=sum(measured), iterations_requested=sum(measured),
+        stage_iterations=tuple(measured), task_iterations=first.task_iterations(),
+        pair_iterations=first.pair_iterations(), method="joint", seed=0, device="cpu", batch_restarts=0,
+        severities=tuple(severities), config_digest=None, checkpoint_digest=None,
+        versions=Versions(recon="0", torch="2"), trunk=first.layer_stages(0), layers=layers, unranked=(),
+    )  # fmt: skip
 
 
 def read_scores(path: Path) -> Scores:

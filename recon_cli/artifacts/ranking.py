@@ -21,6 +21,11 @@ class RankedLayer(Record):
     pairs: int | None = Field(default=None, description="task pairs measured")
     non_finite: int | None = Field(default=None, description="pairs left out because a gradient was not finite")
     rate: float | None = Field(default=None, description="share of the measured task pairs that conflict")
+    interval: tuple[float, float] | None = Field(
+        default=None,
+        description="95% confidence interval of the rate (Wilson), of as many independent trials as there are "
+        "iterations in which the layer was measured: the pairs of one iteration depend on each other; null without any",
+    )
     share: float | None = Field(default=None, description="share of all layers' conflicts that are this layer's")
     size: int | None = Field(default=None, description="number of parameters")
     bytes: int | None = None

@@ -6,7 +6,9 @@ nearest to those decimals, so the number of cosines strictly below any edge is e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from math import comb
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +18,9 @@ from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
+
+Count = Annotated[int, Field(ge=0)]
+Norm = Annotated[float, Field(ge=0)]
 
 
 def histogram_edge(index: int) -> float:
@@ -54,8 +59,38 @@ class LayerStage(Record):
 
     pairs: int = Field(ge=0, description="task pairs measured, summed over the iterations")
     non_finite: int = Field(ge=0, description="pairs left out because a gradient held NaN or an infinity")
-    conflicts: tuple[int, ...] = Field(description="S-conflict score for each of the severities")
+    iterations: int = Field(ge=0, description="iterations in which at least one pair was measured")
+    conflicts: tuple[Count, ...] = Field(description="S-conflict score for each of the severities")
     histogram: Histogram
+    gds: float | None = Field(
+        ge=-1, le=1, description="gradient direction similarity: mean cosine of the pairs; null without pairs"
+    )
+    gms: float | None = Field(
+        ge=0,
+        le=1,
+        description="gradient magnitude similarity: mean of 2|g_i||g_j| / (|g_i|^2 + |g_j|^2) over the pairs, "
+        "1 where both norms are 0; null without pairs",
+    )
+    norms: tuple[Norm | None, ...] = Field(
+        description="for each task, the mean norm of its gradient of the layer; null where it never had one"
+    )
+    norm_iterations: tuple[Count, ...] = Field(
+        description="for each task, the iterations in which it had a finite gradient of the layer"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayerStage:
+        if any(count > self.pairs for count in self.conflicts):
+            raise ValueError("there are more conflicts than pairs")
+        if sum(self.histogram.counts) != self.pairs:
+            raise ValueError("the histogram does not add up to the pairs")
+        if (self.gds is None or self.gms is None) != (self.pairs == 0) or (self.gds is None) != (self.gms is None):
+            raise ValueError("`gds` and `gms` are there exactly where pairs were measured")
+        if (self.iterations == 0) != (self.pairs == 0) or self.iterations > self.pairs:
+            raise ValueError("the pairs do not fit the iterations")
+        if [norm is None for norm in self.norms] != [times == 0 for times in self.norm_iterations]:
+            raise ValueError("`norms` are there exactly where `norm_iterations` are not 0")
+        return self
 
 
 class ScoredLayer(Record):
@@ -94,7 +129,11 @@ class Scores(Document):
     steps_requested: int = Field(ge=1)
     iterations: int = Field(ge=0, description="steps measured")
     iterations_requested: int = Field(ge=1, description="steps that were to be measured")
-    stage_iterations: tuple[Annotated[int, Field(ge=0)], ...] = Field(description="iterations measured in each stage")
+    stage_iterations: tuple[Count, ...] = Field(min_length=1, description="iterations measured in each stage")
+    task_iterations: tuple[Count, ...] = Field(description="measured iterations in which each task had a loss")
+    pair_iterations: tuple[Count, ...] = Field(
+        description="measured iterations in which both tasks of a pair had a loss, in the order (0, 1), (0, 2), ..."
+    )
     method: Literal["joint"]
     seed: int | None = Field(description="null if the profile ran in somebody's own loop")
     device: str
@@ -102,6 +141,9 @@ class Scores(Document):
     severities: tuple[float, ...]
     histogram_bins: Literal[400] = 400
     config_digest: str | None
+    model_digest: str | None = Field(
+        default=None, description="of the TorchScript file or exported program profiled, if any"
+    )
     checkpoint_digest: str | None
     versions: Versions
     trunk: tuple[LayerStage, ...] = Field(description="the same for all shared layers' gradients as one vector")
@@ -115,41 +157,90 @@ class Scores(Document):
         names = [layer.name for layer in self.layers]
         if len(set(names)) < len(names):
             raise ValueError("a layer is listed twice")
-        if len(self.trunk) != len(self.stage_iterations):
-            raise ValueError("the trunk has not one entry per stage")
+        self._check_presence()
+        self._check_stages("the trunk", self.trunk, self.tasks)
         for layer in self.layers:
-            if len(layer.stages) != len(self.stage_iterations):
-                raise ValueError(f"layer {layer.name!r} has not one entry per stage")
-            if any(len(stage.conflicts) != len(self.severities) for stage in layer.stages):
-                raise ValueError(f"layer {layer.name!r} has not one count per severity")
-            if any(not 0 <= count <= stage.pairs for stage in layer.stages for count in stage.conflicts):
-                raise ValueError(f"layer {layer.name!r} has more conflicts than pairs, or fewer than none")
-            if any(sum(stage.histogram.counts) != stage.pairs for stage in layer.stages):
-                raise ValueError(f"the histogram of layer {layer.name!r} does not add up to its pairs")
             if not set(layer.tasks) <= set(self.tasks):
                 raise ValueError(f"layer {layer.name!r} is reached by tasks that are not there")
+            self._check_stages(f"layer {layer.name!r}", layer.stages, layer.tasks)
         return self
 
-    def conflicts(self, layer: ScoredLayer, severity: float, stage: int | None = None) -> int:
+    def _check_presence(self) -> None:
+        tasks = len(self.tasks)
+        if (len(self.task_iterations), len(self.pair_iterations)) != (tasks, comb(tasks, 2)):
+            raise ValueError("`task_iterations` and `pair_iterations` have not one entry per task and pair")
+        if any(count > self.iterations for count in self.task_iterations):
+            raise ValueError("a task was there in more iterations than were measured")
+        for (one, two), both in zip(combinations(self.task_iterations, 2), self.pair_iterations, strict=True):
+            if not one + two - self.iterations <= both <= min(one, two):
+                raise ValueError("`pair_iterations` do not fit `task_iterations`")
+
+    def _check_stages(self, name: str, stages: Sequence[LayerStage], tasks: Sequence[str]) -> None:
+        """Check what was counted for a layer.
+
+        :param tasks: the tasks that may reach it.
+        """
+        if len(stages) != len(self.stage_iterations):
+            raise ValueError(f"{name} has not one entry per stage")
+        if any(len(stage.conflicts) != len(self.severities) for stage in stages):
+            raise ValueError(f"{name} has not one count per severity")
+        if any(len(stage.norms) != len(self.tasks) for stage in stages):
+            raise ValueError(f"{name} has not one norm per task")
+        for stage, iterations in zip(stages, self.stage_iterations, strict=True):
+            if max(stage.iterations, *stage.norm_iterations) > iterations:
+                raise ValueError(f"{name} was measured in more iterations than its stage has")
+            if stage.pairs > stage.iterations * comb(len(tasks), 2):
+                raise ValueError(f"{name} has more pairs in a stage than its iterations allow")
+        reaching = set(tasks)
+        found = [sum(column) for column in zip(*(stage.norm_iterations for stage in stages), strict=True)]
+        for task, times, limit in zip(self.tasks, found, self.task_iterations, strict=True):
+            if times > (limit if task in reaching else 0):
+                raise ValueError(f"{name} has gradients of task {task!r} in more iterations than the task was there")
+        pairs = zip(combinations(self.tasks, 2), self.pair_iterations, strict=True)
+        together = sum(times for (one, two), times in pairs if one in reaching and two in reaching)
+        if sum(stage.pairs + stage.non_finite for stage in stages) > together:
+            raise ValueError(f"{name} has more pairs than its tasks were there together")
+
+    def conflicts(self, layer: ScoredLayer | None, severity: float, stage: int | None = None) -> int:
         """The S-conflict score of a layer (Recon, Definition 3), summed over iterations.
 
-        :param layer: one of `layers`.
+        :param layer: one of `layers`, or None for the trunk.
         :param severity: S; the score counts the pairs with a cosine strictly below it.
         :param stage: a stage, counted from 1, or None for all.
         :raises ReconError: if the file does not hold the count for this severity exactly.
         """
         return sum(self._count(part, severity) for part in self._stages(layer, stage))
 
-    def pairs(self, layer: ScoredLayer, stage: int | None = None) -> int:
+    def pairs(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
         """The number of task pairs that were measured for a layer, summed over iterations."""
         return sum(part.pairs for part in self._stages(layer, stage))
 
-    def non_finite(self, layer: ScoredLayer, stage: int | None = None) -> int:
+    def non_finite(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
         """The number of task pairs that were left out for a layer, because a gradient was not finite."""
         return sum(part.non_finite for part in self._stages(layer, stage))
 
-    def _stages(self, layer: ScoredLayer, stage: int | None) -> tuple[LayerStage, ...]:
-        return layer.stages if stage is None else (layer.stages[stage - 1],)
+    def layer_iterations(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
+        """The number of iterations in which at least one task pair was measured for a layer."""
+        return sum(part.iterations for part in self._stages(layer, stage))
+
+    def gds(self, layer: ScoredLayer | None, stage: int | None = None) -> float | None:
+        """Gradient direction similarity: the mean cosine of the task pairs measured for a layer; None without any."""
+        return _mean((part.gds, part.pairs) for part in self._stages(layer, stage))
+
+    def gms(self, layer: ScoredLayer | None, stage: int | None = None) -> float | None:
+        """Gradient magnitude similarity: the mean over the task pairs measured for a layer; None without any."""
+        return _mean((part.gms, part.pairs) for part in self._stages(layer, stage))
+
+    def norms(self, layer: ScoredLayer | None, stage: int | None = None) -> tuple[float | None, ...]:
+        """For each task, the mean norm of its gradient of a layer; None where it never had one."""
+        parts = self._stages(layer, stage)
+        return tuple(
+            _mean((part.norms[task], part.norm_iterations[task]) for part in parts) for task in range(len(self.tasks))
+        )
+
+    def _stages(self, layer: ScoredLayer | None, stage: int | None) -> tuple[LayerStage, ...]:
+        stages = self.trunk if layer is None else layer.stages
+        return stages if stage is None else (stages[stage - 1],)
 
     def _count(self, part: LayerStage, severity: float) -> int:
         if severity in self.severities:
@@ -178,3 +269,10 @@ class Scores(Document):
                 f"nothing was measured in stage {stage}",
                 f"choose one of {listed(measured)}" if measured else None,
             )
+
+
+def _mean(parts: Iterable[tuple[float | None, int]]) -> float | None:
+    """The mean over all parts, from each part's mean and the number of values that it is of."""
+    known = [(mean, number) for mean, number in parts if mean is not None]
+    total = sum(number for _, number in known)
+    return sum(mean * number for mean, number in known) / total if total else None

@@ -1,7 +1,9 @@
-"""Which kind of checkpoint a file is, told by its first bytes and not by its name."""
+"""Which kind of checkpoint or program a file is, told by its content and not by its name; nothing in it is run."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -11,27 +13,26 @@ _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 _OLD_TORCH = b"\x80\x02\x8a\x0a"
 
+Program = Literal["torchscript", "exported"]
+"""A kind of file that holds a whole network, as the key of the config that names one."""
+
+PROGRAMS: Mapping[Program, str] = {"torchscript": "TorchScript file", "exported": "exported program"}
+"""What messages call such files."""
+
+_CALLED = {
+    "torchscript": "a TorchScript file",
+    "exported": "an exported program",
+    "torch": "a file of weights that `torch.save` wrote",
+    "safetensors": "a file of weights",
+}
+
 
 def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
     """Tell the kind of a checkpoint file.
 
     :raises ReconError: if the file is missing, empty, a folder, or of neither kind.
     """
-    try:
-        if path.exists() and not path.is_dir() and not path.is_file():
-            raise ReconError(f"{quoted(path)} is not a regular file, so a checkpoint cannot be read from it")
-        with path.open("rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        raise ReconError(f"there is no checkpoint {quoted(path)}") from None
-    except IsADirectoryError:
-        raise ReconError(f"{quoted(path)} is a folder; a checkpoint file was expected") from None
-    except OSError as error:
-        raise ReconError(f"cannot read the checkpoint {quoted(path)}: {error.strerror}") from None
-    except ValueError as error:
-        raise ReconError(f"{quoted(path)} is no name for a file: {error}") from None
-    if not head:
-        raise ReconError(f"the checkpoint {quoted(path)} is empty")
+    head = _read_head(path, "checkpoint")
     if head.startswith((_ZIP, _OLD_TORCH)):
         return "torch"
     if _begins_as_safetensors(head):
@@ -46,6 +47,48 @@ def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
     )
 
 
+def check_program(path: Path, kind: Program) -> None:
+    """Check that a file is a program of a kind, by the names of what lies in its archive.
+
+    :raises ReconError: if it is missing, or saying what it is instead.
+    """
+    head = _read_head(path, PROGRAMS[kind])
+    found = _kind_of_archive(path, kind) if head.startswith(_ZIP) else None
+    if _begins_as_safetensors(head):
+        found = "safetensors"
+    elif head.startswith(_PICKLE):
+        found = "torch"
+    if found == kind:
+        return
+    if found is None:
+        raise ReconError(
+            f"{quoted(path)} is not {_CALLED[kind]}",
+            "`torch.jit.save` writes one" if kind == "torchscript" else "`torch.export.save` writes one",
+        )
+    is_program = found in PROGRAMS
+    raise ReconError(
+        f"{quoted(path)} is {_CALLED[found]}, not {_CALLED[kind]}",
+        f"name it under `model.{found}`" if is_program else "name it under `model.checkpoint`, beside a `model.target`",
+    )
+
+
+def _kind_of_archive(path: Path, expected: Program) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Everything in such an archive lies in one folder, whose name is arbitrary.
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    # A damaged directory makes zipfile fail in several ways.
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise ReconError(
+            f"the {PROGRAMS[expected]} {quoted(path)} is damaged: its archive cannot be read", "copy or write it anew"
+        ) from None
+    if any(name.startswith("code/") for name in names):
+        return "torchscript"
+    if {"archive_format", "models/model.json"} <= names:
+        return "exported"
+    return "torch" if "data.pkl" in names else None
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors files do; False if it cannot be read."""
     # Opening a pipe would wait for its writer.
@@ -56,6 +99,29 @@ def is_safetensors(path: Path) -> bool:
             return _begins_as_safetensors(file.read(9))
     except OSError:
         return False
+
+
+def _read_head(path: Path, what: str) -> bytes:
+    """The first bytes of a file.
+
+    :param what: what messages call the file.
+    """
+    try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise ReconError(f"the {what} {quoted(path)} is not a regular file, so it cannot be read")
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise ReconError(f"there is no {what} {quoted(path)}") from None
+    except IsADirectoryError:
+        raise ReconError(f"{quoted(path)} is a folder; a file was expected") from None
+    except OSError as error:
+        raise ReconError(f"cannot read the {what} {quoted(path)}: {error.strerror}") from None
+    except ValueError as error:
+        raise ReconError(f"{quoted(path)} is no name for a file: {error}") from None
+    if not head:
+        raise ReconError(f"the {what} {quoted(path)} is empty")
+    return head
 
 
 def _begins_as_safetensors(head: bytes) -> bool:

@@ -99,6 +99,21 @@ def tied_groups(state: Mapping[str, object]) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
+def ties_in_memory(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """For each tensor that lies in the same memory as an earlier one, that one's name."""
+    first: dict[tuple[object, ...], str] = {}
+    ties = {}
+    for key, value in values.items():
+        if value.numel() == 0:
+            continue
+        place = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if place in first:
+            ties[key] = first[place]
+        else:
+            first[place] = key
+    return ties
+
+
 def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise ReconError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from recon_cli.checkpoints.safetensors_source import CHUNK_BYTES, METADATA
-from recon_cli.checkpoints.state_dict import read_torch_file
+from recon_cli.checkpoints.state_dict import read_torch_file, ties_in_memory
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -40,7 +40,7 @@ class TensorSource(CheckpointSource):
         self._values = values
         self._origin = origin
         self.tensors = tuple(self._describe(key, value) for key, value in values.items())
-        self.ties: Mapping[str, str] = self._find_ties()
+        self.ties: Mapping[str, str] = ties_in_memory(values)
         self.metadata: Mapping[str, str] = {}
 
     def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
@@ -76,19 +76,6 @@ class TensorSource(CheckpointSource):
                 "save it as a tensor of its own: `tensor.contiguous()`",
             )
         return TensorInfo(key, _NAMES[value.dtype], tuple(value.shape))
-
-    def _find_ties(self) -> dict[str, str]:
-        first: dict[tuple[object, ...], str] = {}
-        ties = {}
-        for key, value in self._values.items():
-            if value.numel() == 0:
-                continue
-            place = (value.device, value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
-            if place in first:
-                ties[key] = first[place]
-            else:
-                first[place] = key
-        return ties
 
 
 def _is_unicode(text: str) -> bool:

@@ -53,6 +53,14 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted; without one, start.")
     ] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-torchscript",
+            "--allow-exported",
+            help="Open the config's TorchScript file or exported program, although that can run code from it.",
+        ),
+    ] = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -77,7 +85,7 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint)
+    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint, allow_code)
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)
     sink.result(scores, lambda: scores_view(scores, output))

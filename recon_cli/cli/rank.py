@@ -52,11 +52,13 @@ def command(
     from recon_cli.artifacts.cosines import Cosines
     from recon_cli.artifacts.document import name_of, read_json
     from recon_cli.ranking.rank import rank_document
-    from recon_cli.reporting.ranking import ranking_remarks, ranking_view
+    from recon_cli.reporting.ranking import ranking_remarks, ranking_view, ranking_warnings
 
     sink = Output.choose(json=json, quiet=quiet, to=output)
     given = None if cosines is None else Cosines.read(cosines)
     ranking = rank_document(read_json(scores), name_of(scores), severity, stage, given)
+    for warning in ranking_warnings(ranking):
+        sink.warning(warning)
     for remark in ranking_remarks(ranking):
         sink.note(remark)
     if output is not None:

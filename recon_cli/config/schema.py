@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from recon_cli.errors import counted, number
+from recon_cli.errors import counted, listed, number
 from recon_cli.tasks import check_task_name
 
 DEFAULT_SAMPLES = 1500
@@ -45,10 +45,29 @@ class Call(Section):
     kwargs: dict[str, Any] = {}
 
 
-class ModelSection(Call):
-    """The network: a callable that returns an `nn.Module`, and the weights that it starts from."""
+class ModelSection(Section):
+    """The network, and the weights that it starts from; files are relative to the config.
 
+    Exactly one of the three is given: a callable that returns an `nn.Module`, a TorchScript file, or a file that
+    `torch.export.save` wrote.
+    """
+
+    target: Target | None = None
+    kwargs: dict[str, Any] = {}
+    torchscript: str | None = None
+    exported: str | None = None
     checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSection:
+        named = [name for name in ("target", "torchscript", "exported") if getattr(self, name) is not None]
+        if not named:
+            raise ValueError("it names no network; give one of `target`, `torchscript` and `exported`")
+        if len(named) > 1:
+            raise ValueError(f"it names more than one network: {listed(named)}; keep one")
+        if self.target is None and self.kwargs:
+            raise ValueError(f"`kwargs` are the arguments of a `target`; a file under {listed(named)} takes none")
+        return self
 
 
 def _named_in(library: str) -> BeforeValidator:
@@ -176,3 +195,10 @@ class LoadedConfig(Section):
     def folder(self) -> Path:
         """The folder that targets and paths in the config are looked up from."""
         return self.path.parent
+
+    @property
+    def files(self) -> list[Path]:
+        """The config itself and the files that it names."""
+        model = self.config.model
+        named = (model.torchscript, model.exported, model.checkpoint)
+        return [self.path, *(self.folder / name for name in named if name is not None)]

@@ -17,14 +17,17 @@ from recon_cli.config.schema import Config, LoadedConfig
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.batches import Batches
 from recon_cli.experiment.losses import Task
-from recon_cli.experiment.targets import call_target, find_target, user_code
+from recon_cli.experiment.sources import load_network
+from recon_cli.experiment.targets import find_target, user_code
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What a run needs, on its device.
 
-    :ivar checkpoint_digest: digest of the file that the weights were read from, if any.
+    :ivar checkpoint_digest: digest of the checkpoint that the weights were read from, if any.
+    :ivar model_digest: digest of the file that holds the network, if it was read from one.
+    :ivar warnings: what about the network is probably not as its user wants it.
     """
 
     model: nn.Module
@@ -33,37 +36,41 @@ class Experiment:
     optimizer: torch.optim.Optimizer
     device: torch.device
     checkpoint_digest: str | None
+    model_digest: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def build_experiment(loaded: LoadedConfig, *, seed: int, device: torch.device, checkpoint: Path | None) -> Experiment:
+def build_experiment(
+    loaded: LoadedConfig, *, seed: int, device: torch.device, checkpoint: Path | None, allow_code: bool = False
+) -> Experiment:
     """Make what a config describes. The random number generators should be seeded before.
 
     :param checkpoint: weights to start from, instead of those that the config names.
+    :param allow_code: whether a file that holds the network may be opened although that can run code from it.
     :raises ReconError: listing every target that cannot be found, or naming the one that failed.
     """
     config = loaded.config
     _check_targets(loaded)
-    model = _make_model(config)
+    network = load_network(loaded, device, allow_code=allow_code)
     if checkpoint is None and config.model.checkpoint is not None:
         checkpoint = loaded.folder / config.model.checkpoint
     if checkpoint is not None:
-        load_into(model, checkpoint)
-    with user_code("the move of the model to the device"):
-        model.to(device).train()
+        load_into(network.module, checkpoint)
     batches = Batches(config.data, seed, device)
-    optimizer = _make_optimizer(config, model)
+    optimizer = _make_optimizer(config, network.module)
     tasks = tuple(Task.from_section(section) for section in config.tasks)
     digest = None if checkpoint is None else digest_file(checkpoint)
-    return Experiment(model, tasks, batches, optimizer, device, digest)
+    return Experiment(network.module, tasks, batches, optimizer, device, digest, network.digest, network.warnings)
 
 
 def _check_targets(loaded: LoadedConfig) -> None:
     config = loaded.config
     lookups: dict[str, Callable[[], Any]] = {
-        "model.target": lambda: find_target(config.model.target),
         "data.target": lambda: find_target(config.data.target),
         "optimizer.target": lambda: _find_optimizer(config.optimizer.target),
     }
+    if (target := config.model.target) is not None:
+        lookups = {"model.target": lambda: find_target(target), **lookups}
     for index, section in enumerate(config.tasks):
         lookups[f"tasks.{index}.loss"] = lambda section=section: Task.from_section(section)  # type: ignore[misc]
     problems = []
@@ -76,16 +83,6 @@ def _check_targets(loaded: LoadedConfig) -> None:
             problems.append(f"{quoted(where)}: {error.message}" + (f"; {error.hint}" if error.hint else ""))
     if problems:
         raise config_error(loaded.path, problems) from cause
-
-
-def _make_model(config: Config) -> nn.Module:
-    target = config.model.target
-    model = call_target("model.target", target, **config.model.kwargs)
-    if not isinstance(model, nn.Module):
-        raise ReconError(
-            f"model.target {quoted(target)} returned a {quoted(type(model).__name__)}; an nn.Module was expected"
-        )
-    return model
 
 
 def _find_optimizer(target: str) -> Callable[..., Any]:
@@ -102,7 +99,7 @@ def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     target = config.optimizer.target
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ReconError(f"model.target {quoted(config.model.target)} has no trainable parameter")
+        raise ReconError("the model has no trainable parameter")
     make = _find_optimizer(target)
     with user_code(f"optimizer.target {quoted(target)}"):
         optimizer = make(parameters, **config.optimizer.kwargs)

@@ -84,8 +84,10 @@ def describe(error: BaseException) -> str:
         lines = str(error).strip().splitlines()
     except Exception:  # noqa: BLE001  (somebody else's `__str__`)
         lines = []
+    # A worker process of a DataLoader and TorchScript send a whole traceback; the reason stands last.
     if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
-        # A worker process of a DataLoader sends its whole traceback; the reason stands last.
+        return lines[-1]
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
         return lines[-1]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -58,8 +58,11 @@ def discover_layers(model: nn.Module) -> list[Layer]:
                 "run the model on one batch before it is profiled, so that its lazy modules are initialised",
             )
         owners.setdefault(layer_of(name), {})[name] = parameter
-    modules = dict(model.named_modules(remove_duplicate=False))
-    return [_merge(modules, group, owners) for group in _tied_groups(owners)]
+    types = {name: _class_name(module) for name, module in model.named_modules(remove_duplicate=False)}
+    if isinstance(model, torch.fx.GraphModule):
+        recorded = _recorded_class_names(model)
+        types = {name: recorded.get(name, kind) if kind == "Module" else kind for name, kind in types.items()}
+    return [_merge(types, group, owners) for group in _tied_groups(owners)]
 
 
 def buffer_owners(model: nn.Module) -> list[str]:
@@ -85,9 +88,7 @@ def _tied_groups(owners: dict[str, dict[str, nn.Parameter]]) -> Iterator[list[st
         yield sorted(group, key=order.__getitem__)
 
 
-def _merge(
-    modules: Mapping[str, nn.Module], names: list[str], owners: Mapping[str, Mapping[str, nn.Parameter]]
-) -> Layer:
+def _merge(types: Mapping[str, str], names: list[str], owners: Mapping[str, Mapping[str, nn.Parameter]]) -> Layer:
     parameters: dict[str, nn.Parameter] = {}
     known: set[int] = set()
     for name in names:
@@ -95,13 +96,27 @@ def _merge(
             if id(parameter) not in known:
                 known.add(id(parameter))
                 parameters[key] = parameter
-    return Layer(names[0], _class_name(modules.get(names[0])), tuple(names[1:]), parameters)
+    return Layer(names[0], types.get(names[0], "Parameter"), tuple(names[1:]), parameters)
 
 
-def _class_name(module: nn.Module | None) -> str:
-    if module is None:
-        return "Parameter"
+def _class_name(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return _plain(module.original_name)
     # A parametrised module's class is made at run time; its base is the one that people know.
     kind = type(module)
     parametrised = torch.nn.utils.parametrize.is_parametrized(module)
     return kind.__mro__[1].__name__ if parametrised else kind.__name__
+
+
+def _recorded_class_names(model: torch.fx.GraphModule) -> dict[str, str]:
+    """The classes that the modules of an exported network had; its graph records them, the modules are plain ones."""
+    names = {}
+    for node in model.graph.nodes:
+        for name, kind in (node.meta.get("nn_module_stack") or {}).values():
+            names[name] = _plain(kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__)
+    return names
+
+
+def _plain(class_name: str) -> str:
+    """A class's name in an archive, without what PyTorch puts before that of a parametrised module."""
+    return class_name.removeprefix("Parametrized")

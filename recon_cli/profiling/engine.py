@@ -7,11 +7,10 @@ used in any other way than by the calls that were noted takes the general route.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -19,26 +18,30 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from recon_cli.errors import ReconError
 from recon_cli.layers.discovery import Layer
-from recon_cli.profiling.graph import is_made_from, uses_of_parameters
-from recon_cli.profiling.routes import (
-    ByGradient,
-    ByOutput,
-    Call,
-    ConvByOutput,
-    EmbeddingByOutput,
-    LinearByOutput,
-    Route,
-)
+from recon_cli.profiling.budget import memory_limit
+from recon_cli.profiling.graph import Graph, is_made_from
+from recon_cli.profiling.passes import Passes
+from recon_cli.profiling.ranks import Ranks
+from recon_cli.profiling.reach import Reach
+from recon_cli.profiling.routes.by_gradient import ByGradient
+from recon_cli.profiling.routes.by_output import ByOutput, Call
+from recon_cli.profiling.routes.convolution import ConvByOutput
+from recon_cli.profiling.routes.embedding import EmbeddingByOutput
+from recon_cli.profiling.routes.linear import LinearByOutput
+from recon_cli.profiling.routes.memory import RowMemory
+from recon_cli.profiling.routes.route import Route
+
+_AIM = 64 << 20
+"""Bytes; a slice of the graph that holds as much ends where it can."""
+
+_NO_LIMIT = 1 << 62
 
 _MARGIN = 0.8
 """How much cheaper, by operations, the way over the outputs has to be: matrix products run slower than convolutions."""
 
-_OPERATIONS: dict[type[ByOutput], frozenset[str]] = {
-    LinearByOutput: frozenset({"AddmmBackward0", "MmBackward0"}),
-    ConvByOutput: frozenset({"ConvolutionBackward0"}),
-    EmbeddingByOutput: frozenset({"EmbeddingBackward0"}),
-}
+_BY_OUTPUT: tuple[type[ByOutput], ...] = (LinearByOutput, ConvByOutput, EmbeddingByOutput)
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,25 @@ class LayerGrams:
 
 
 class GramEngine:
-    """Computes the Gram matrices of the task gradients of a network's layers, and any weighted sum of the gradients.
+    """Computes the Gram matrices of the task gradients of a network's layers, and a weighted sum of the gradients.
 
     :param model: the network.
     :param layers: the layers whose Gram matrices are wanted, L of them. Other parameters only get a gradient.
+    :param limit: bytes that gradients of several tasks may take at a time; None for a part of what is free.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer]) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Layer], limit: int | None = None) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters.values()}
         self._size = len(layers)
         self._watched = {module: kind for module in model.modules() if (kind := _kind(module)) is not None}
         self._calls: dict[nn.Module, list[Call]] = {}
         self._hooks: list[RemovableHandle] = []
-        self._routes: list[Route] = []
-        self._buffers: dict[int, torch.Tensor | None] = {}
+        self._limit = limit
+        self._memory = RowMemory()
+        self._position_of = {id(parameter): index for index, parameter in enumerate(self._parameters)}
+        self._held: list[Route] = []
+        self._shares = torch.ones(())
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -91,72 +98,104 @@ class GramEngine:
             hook.remove()
         self._hooks = []
 
-    def backward(self, losses: Sequence[torch.Tensor]) -> LayerGrams:
+    def backward(
+        self, losses: Sequence[torch.Tensor | None], weights: torch.Tensor | None = None, *, accumulate: bool = False
+    ) -> LayerGrams:
         """One backward pass for each loss; the graph is freed with the last.
 
-        :param losses: T scalars of one graph.
+        With weights that are known before, the gradients of only one part of the network are held at a time; else all
+        are, until `combine`. Where several ranks train together, all of this is about the gradients' means over those
+        ranks that have the task's loss.
+
+        :param losses: T scalars of one graph; None for a task that other ranks alone have.
+        :param weights: [T], or None: fill `.grad` of every parameter with sum_i w_i g_i; 1/T each is joint training
+            with the mean of the losses.
+        :param accumulate: whether to add to the gradients that are there, as `backward()` does.
+        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way.
         """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
-        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
-            self._routes = self._choose_routes(losses)
-            targets = [target for route in self._routes for target in route.targets]
-            last = len(losses) - 1
-            for task, loss in enumerate(losses):
-                found = list(
-                    torch.autograd.grad(loss, targets, retain_graph=task < last, allow_unused=True)  # type: ignore[arg-type]
-                )
-                found.reverse()
-                for route in self._routes:
-                    # Handed over one by one, so that no second copy of all gradients stays alive.
-                    route.keep(task, [found.pop() for _ in route.targets])
-            return self._multiply(losses)
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            ranks = Ranks.current()
+            graph = Graph.behind(losses)
+            _check(graph)
+            reach = Reach.of(graph, losses, self._parameters, ranks, self._device)
+            routes = self._choose_routes(graph, reach, alone=ranks.size == 1)
+            aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
+            passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
+            # Ranks whose graphs are cut in different ways cannot add up one slice after the other.
+            in_order = ranks.agree(self._order_of(passes), self._device)
+            tasks = len(losses)
+            grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=self._device)
+            found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool))
+            self._shares = reach.shares
+            self._held = []
+            for complete in passes.run():
+                self._held += complete
+                if in_order:
+                    self._multiply(complete, reach, ranks, found)
+                    if weights is not None:
+                        self.combine(weights, accumulate=accumulate)
+            if not in_order:
+                self._held.sort(key=self._position)
+                self._multiply(self._held, reach, ranks, found)
+                if weights is not None:
+                    self.combine(weights, accumulate=accumulate)
+            grams.mul_(reach.shares.unsqueeze(0) * reach.shares.unsqueeze(1))
+            self._correct_reach(graph, found)
+            return found
 
     def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
-        """Fill `.grad` of every parameter with sum_i w_i g_i, from what the backward passes left.
+        """Fill `.grad` of every parameter with sum_i w_i g_i, from what `backward` without weights left.
 
-        :param weights: [T]; 1/T each is joint training with the mean of the losses.
+        :param weights: [T].
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
-        before = [(p, p.grad) for p in self._parameters if p.grad is not None] if accumulate else []
-        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-            for route in self._routes:
-                route.combine(weights)
-                if isinstance(route, ByGradient):
-                    self._buffers[id(route.targets[0])] = route.buffer
-            for parameter, gradient in before:
-                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
-        self._routes = []
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            weights = weights.to(self._device) * self._shares
+            for route in self._held:
+                for parameter, gradient in zip(route.parameters, route.combine(weights), strict=True):
+                    if not accumulate or parameter.grad is None:
+                        parameter.grad = gradient
+                    elif gradient is not None:
+                        parameter.grad += gradient
+        self._held = []
+        self._memory.reset()
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0].device
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        # What is being compiled becomes one node of the graph, whatever its layers are.
+        if torch.compiler.is_compiling():
+            return
         if not isinstance(output, torch.Tensor) or not output.requires_grad or len(inputs) != 1:
             return
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         # A hook of the user's may have put something else in the output's place.
-        if is_made_from(output, weight, _OPERATIONS[self._watched[module]]):
+        if is_made_from(output, weight, self._watched[module].operations):
             x = inputs[0].detach()
             call = Call(module, x, x._version, get_gradient_edge(output), output.shape, output.dtype)
             self._calls.setdefault(module, []).append(call)
 
-    def _choose_routes(self, losses: Sequence[torch.Tensor]) -> list[Route]:
-        uses = uses_of_parameters(losses)
+    def _choose_routes(self, graph: Graph, reach: Reach, *, alone: bool) -> list[Route]:
         routes: list[Route] = []
         taken: set[int] = set()
         for module, calls in self._calls.items():
             kind = self._watched[module]
-            if self._may_go_by_output(kind, calls, uses, len(losses)):
-                route = kind(calls, len(losses))
+            # Other ranks have other inputs, so gradients can only be added up as such.
+            if alone and self._may_go_by_output(kind, calls, graph):
+                route = kind(calls, len(graph.tasks_of(calls[0].module.weight)))  # type: ignore[arg-type]
                 routes.append(route)
-                taken |= {id(route.weight), id(route.bias)}
+                taken |= {id(parameter) for parameter in route.parameters}
         self._calls = {}
-        routes += [
-            ByGradient(parameter, self._buffers.get(id(parameter)), len(losses))
-            for parameter in self._parameters
-            if id(parameter) not in taken
-        ]
+        for parameter, tasks in zip(self._parameters, reach.tasks, strict=True):
+            if id(parameter) not in taken:
+                routes.append(ByGradient(parameter, graph.users.get(id(parameter), ()), len(tasks)))
         return routes
 
-    def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], uses: Counter[int], tasks: int) -> bool:
+    def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], graph: Graph) -> bool:
         weight, bias = calls[0].module.weight, getattr(calls[0].module, "bias", None)
         assert isinstance(weight, torch.Tensor)
         for parameter in (weight, bias):
@@ -165,51 +204,67 @@ class GramEngine:
             if id(parameter) not in self._layer_of or not parameter.requires_grad:
                 return False
             # Whatever else uses the parameter, or looks at its gradient, would be passed over.
-            if uses[id(parameter)] != len(calls) or parameter._backward_hooks:
+            if len(graph.users.get(id(parameter), ())) != len(calls) or parameter._backward_hooks:
                 return False
         if not all(call.is_intact and call.dtype == weight.dtype for call in calls):
             return False
-        return _is_cheaper(kind, calls, tasks)
+        by_output, by_gradient = kind.costs(calls, len(graph.tasks_of(weight)))
+        return by_output < _MARGIN * by_gradient
 
-    def _multiply(self, losses: Sequence[torch.Tensor]) -> LayerGrams:
-        tasks = len(losses)
-        grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=losses[0].device)
-        reached = torch.zeros(self._size, tasks, dtype=torch.bool)
-        for route in self._routes:
-            if isinstance(route, ByGradient) and id(route.targets[0]) not in self._layer_of:
-                continue
-            for parameter, gram, own in route.grams():
-                layer = self._layer_of[id(parameter)]
-                reached[layer, own] = True
-                if len(own) == tasks:
-                    grams[layer] += gram
-                else:
-                    at = torch.tensor(own, device=grams.device)
-                    grams[layer, at.unsqueeze(1), at] += gram
-        return LayerGrams(grams, reached)
+    def _position(self, route: Route) -> int:
+        return self._position_of[id(route.parameters[0])]
+
+    def _order_of(self, passes: Passes) -> int:
+        """A number that stands for the slices in which the parameters are complete."""
+        order = [[self._position(route) for route in complete] for complete in passes.completed]
+        return int.from_bytes(sha256(repr(order).encode()).digest()[:7], "big")
+
+    def _multiply(self, routes: Sequence[Route], reach: Reach, ranks: Ranks, found: LayerGrams) -> None:
+        if ranks.size > 1:
+            shared = [(route, reach.tasks[self._position(route)]) for route in routes if isinstance(route, ByGradient)]
+            ranks.sum([route.align(tasks) for route, tasks in shared if tasks])
+        for route in routes:
+            if any(id(parameter) in self._layer_of for parameter in route.parameters):
+                self._add(route, found)
+
+    def _add(self, route: Route, found: LayerGrams) -> None:
+        for part in route.grams():
+            layer = self._layer_of[id(part.parameter)]
+            found.reached[layer, part.tasks] = True
+            gram = part.gram.to(found.grams.device)
+            if part.tasks == list(range(found.grams.shape[-1])):
+                found.grams[layer] += gram
+            else:
+                at = torch.tensor(part.tasks, device=found.grams.device)
+                found.grams[layer, at.unsqueeze(1), at] += gram
+
+    def _correct_reach(self, graph: Graph, found: LayerGrams) -> None:
+        """Take back tasks that seemed to reach a layer because one node of the graph stands for several of the network.
+
+        Such a node gives zeros where there is no gradient.
+        """
+        merged = {
+            self._layer_of[id(p)] for p in self._parameters if id(p) in self._layer_of and graph.is_merged_before(p)
+        }
+        if merged:
+            layers = sorted(merged)
+            found.reached[layers] &= (found.grams[layers].diagonal(dim1=1, dim2=2) != 0).cpu()
+
+    def _limits(self) -> tuple[int, int]:
+        if self._limit is None:
+            # Asked once, so that all steps are cut alike.
+            self._limit = memory_limit(self._device)
+        return min(_AIM, self._limit), self._limit
 
 
 def _kind(module: nn.Module) -> type[ByOutput] | None:
-    """The shorter route that a module has, if any; subclasses may compute something else."""
-    if type(module) is nn.Linear:
-        return LinearByOutput
-    if type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros":
-        return ConvByOutput if not isinstance(module.padding, str) else None
-    if type(module) is nn.Embedding and module.max_norm is None:
-        return EmbeddingByOutput if not (module.scale_grad_by_freq or module.sparse) else None
-    return None
+    """The shorter route that a module has, if any."""
+    return next((kind for kind in _BY_OUTPUT if kind.accepts(module)), None)
 
 
-def _is_cheaper(kind: type[ByOutput], calls: Sequence[Call], tasks: int) -> bool:
-    """Whether the way over the outputs takes fewer operations (for an embedding: less memory) than the gradients."""
-    weight = calls[0].module.weight
-    assert isinstance(weight, torch.Tensor)
-    if kind is EmbeddingByOutput:
-        tokens = sum(call.input.numel() for call in calls)
-        return tokens * weight.shape[1] < _MARGIN * weight.numel()
-    width = weight.shape[0]
-    rows = sum(call.shape.numel() for call in calls) // width
-    fan_in = prod(weight.shape[1:])
-    by_gradient = tasks * rows * fan_in * width + tasks**2 * fan_in * width
-    by_output = rows**2 * fan_in + tasks * rows**2 * width + tasks**2 * rows * width + rows * fan_in * width
-    return by_output < _MARGIN * by_gradient
+def _check(graph: Graph) -> None:
+    if any(node.name() == "CheckpointFunctionBackward" for node in graph.order):
+        raise ReconError(
+            "the network uses reentrant activation checkpointing, which works with plain `backward()` alone",
+            "pass `use_reentrant=False` to `torch.utils.checkpoint.checkpoint`",
+        )

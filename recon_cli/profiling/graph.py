@@ -1,12 +1,14 @@
-"""Reading the autograd graph: where parameters are used, and which operation made a layer's output."""
+"""Reading the autograd graph: its order, where parameters are used, and which operation made a layer's output."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Node = Any
 """A node of the autograd graph; PyTorch's own type does not name what is read here."""
@@ -14,26 +16,102 @@ Node = Any
 _RESHAPING = frozenset({"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "SqueezeBackward1"})
 _TRANSPOSING = frozenset({"TBackward0", "TransposeBackward0"})
 
+_MERGED = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
 
-def uses_of_parameters(losses: Iterable[torch.Tensor]) -> Counter[int]:
-    """How many edges of the graph behind the losses lead into each parameter, by the parameter's id."""
-    uses: Counter[int] = Counter()
-    pending = [loss.grad_fn for loss in losses]
-    seen = set(pending)
-    while pending:
-        node: Node = pending.pop()
-        if node is None:
-            continue
-        for next_node, _ in node.next_functions:
-            if next_node is None:
+
+@dataclass(frozen=True)
+class Graph:
+    """What lies behind the losses of all tasks.
+
+    :ivar roots: where the loss of each task enters the graph; None for a task that is not there.
+    :ivar order: its nodes, each before all nodes that its gradients flow to; parameters are none of them.
+    :ivar flows: where the gradients of each node flow to, parameters left out.
+    :ivar tasks: for each node, the tasks whose gradients may arrive there, as the bits of an integer.
+    :ivar users: for each parameter's id, the nodes that use it, as often as they do.
+    """
+
+    roots: Sequence[GradientEdge | None]
+    order: Sequence[Node]
+    flows: Mapping[Node, Sequence[tuple[Node, int]]]
+    tasks: Mapping[Node, int]
+    users: Mapping[int, Sequence[Node]]
+
+    @classmethod
+    def behind(cls, losses: Sequence[torch.Tensor | None]) -> Graph:
+        """Walk the graph once.
+
+        :param losses: scalars that require gradients; None for a task that is not there.
+        """
+        roots = [None if loss is None else get_gradient_edge(loss) for loss in losses]
+        flows: dict[Node, list[tuple[Node, int]]] = {}
+        users: dict[int, list[Node]] = {}
+        finished: list[Node] = []
+        for root in roots:
+            if root is None or root.node in flows:
                 continue
-            variable = getattr(next_node, "variable", None)
-            if variable is not None:
-                uses[id(variable)] += 1
-            elif next_node not in seen:
-                seen.add(next_node)
-                pending.append(next_node)
-    return uses
+            flows[root.node] = _flows_of(root.node, users)
+            if hasattr(root.node, "variable"):
+                # A loss that is a parameter itself.
+                users.setdefault(id(root.node.variable), []).append(root.node)
+            pending = [(root.node, iter(flows[root.node]))]
+            while pending:
+                node, rest = pending[-1]
+                for following, _ in rest:
+                    if following not in flows:
+                        flows[following] = _flows_of(following, users)
+                        pending.append((following, iter(flows[following])))
+                        break
+                else:
+                    pending.pop()
+                    finished.append(node)
+        finished.reverse()
+        tasks = dict.fromkeys(finished, 0)
+        for task, root in enumerate(roots):
+            if root is not None:
+                tasks[root.node] |= 1 << task
+        for node in finished:
+            for following, _ in flows[node]:
+                tasks[following] |= tasks[node]
+        return cls(roots, finished, flows, tasks, users)
+
+    def tasks_of(self, parameter: torch.Tensor) -> list[int]:
+        """The tasks whose gradients may arrive at a parameter, ascending."""
+        bits = 0
+        for node in self.users.get(id(parameter), ()):
+            bits |= self.tasks[node]
+        return list(ones(bits))
+
+    def is_merged_before(self, parameter: torch.Tensor) -> bool:
+        """Whether a node that uses a parameter stands for a part of the network: compiled, or TorchScript's."""
+        return any(kind in node.name() for node in self.users.get(id(parameter), ()) for kind in _MERGED)
+
+
+def ones(bits: int) -> Iterator[int]:
+    """The positions of the ones of an integer, ascending."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def edge_bytes(node: Node, number: int) -> int:
+    """The size of a gradient that flows to a node, in bytes."""
+    described = node._input_metadata[number]
+    size: int = prod(described.shape) * described.dtype.itemsize
+    return size
+
+
+def _flows_of(node: Node, users: dict[int, list[Node]]) -> list[tuple[Node, int]]:
+    flows = []
+    for following, number in node.next_functions:
+        if following is None:
+            continue
+        variable = getattr(following, "variable", None)
+        if variable is None:
+            flows.append((following, number))
+        else:
+            users.setdefault(id(variable), []).append(node)
+    return flows
 
 
 def is_made_from(output: torch.Tensor, weight: torch.Tensor, operations: frozenset[str]) -> bool:

@@ -26,7 +26,6 @@ class Measurement:
     :ivar buffer_owners: modules that own buffers and no parameters; they are no layers, but stand in a checkpoint.
     :ivar tallied: those of them that are counted: trainable, and not excluded.
     :ivar reached: for each tallied layer and task, whether the task's loss has reached the layer; [L, T].
-    :ivar stage_iterations: the iterations measured in each stage.
     """
 
     tasks: tuple[str, ...]
@@ -36,7 +35,6 @@ class Measurement:
     tallied: Sequence[Layer] = field(init=False)
     tally: ConflictTally = field(init=False)
     reached: torch.Tensor = field(init=False)
-    stage_iterations: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.tallied = [layer for layer in self.layers if layer.trainable and self.includes(layer)]
@@ -46,9 +44,10 @@ class Measurement:
                 "check the patterns in `profile.include` and `profile.exclude`",
             )
         # One row more than there are layers, for all shared ones together.
-        self.tally = ConflictTally(len(self.tallied) + 1, self.settings.stages, self.settings.severities)
+        self.tally = ConflictTally(
+            len(self.tallied) + 1, len(self.tasks), self.settings.stages, self.settings.severities
+        )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
-        self.stage_iterations = [0] * self.settings.stages
 
     def includes(self, layer: Layer) -> bool:
         """Whether the patterns of the config let a layer be measured."""
@@ -62,7 +61,7 @@ class Measurement:
     @property
     def iterations(self) -> int:
         """The iterations measured."""
-        return sum(self.stage_iterations)
+        return sum(self.tally.stage_iterations())
 
     @property
     def has_pairs(self) -> bool:
@@ -74,7 +73,7 @@ class Measurement:
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
 
     def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> torch.Tensor:
-        """Count the conflicts of one iteration.
+        """Count one iteration.
 
         :param found: the Gram matrices of the tasks that are present.
         :param stage: the stage, counted from 0.
@@ -83,8 +82,10 @@ class Measurement:
             was not measured, +inf where a gradient was not finite.
         """
         grams, reached = found.grams.cpu(), found.reached
-        if present is not None and len(present) < len(self.tasks):
-            at = torch.tensor(present)
+        at = torch.arange(len(self.tasks)) if present is None else torch.tensor(present)
+        there = torch.zeros(len(self.tasks), dtype=torch.bool)
+        there[at] = True
+        if len(at) < len(self.tasks):
             whole = torch.zeros(len(grams), len(self.tasks), len(self.tasks), dtype=grams.dtype)
             whole[:, at.unsqueeze(1), at] = grams
             grams, partly = whole, reached
@@ -94,17 +95,14 @@ class Measurement:
         shared = self.reached.sum(1) >= 2
         grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
         reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
+        self.tally.add(stage, grams, reached, there)
         i, j = pair_indices(len(self.tasks))
-        found_cosines, measured = cosines(grams), reached[:, i] & reached[:, j]
-        self.tally.add(stage, found_cosines, measured)
-        self.stage_iterations[stage] += 1
-        return found_cosines.nan_to_num(torch.inf).masked_fill(~measured, torch.nan)
+        return cosines(grams).nan_to_num(torch.inf).masked_fill(~(reached[:, i] & reached[:, j]), torch.nan)
 
     def state(self) -> dict[str, Any]:
         """What was measured so far, as plain data and tensors, which are the measurement's own."""
         return {
             "layers": [layer.name for layer in self.tallied],
-            "stage_iterations": list(self.stage_iterations),
             "reached": self.reached,
             "counts": self.tally.state(),
         }
@@ -122,7 +120,6 @@ class Measurement:
             )
         self.tally.restore(state["counts"])
         self.reached.copy_(state["reached"])
-        self.stage_iterations[:] = state["stage_iterations"]
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.

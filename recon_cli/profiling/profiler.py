@@ -139,7 +139,9 @@ class ConflictProfiler:
             steps_requested=max(self._step, requested),
             iterations=measurement.iterations,
             iterations_requested=max(measurement.iterations, self._sampling.count(requested)),
-            stage_iterations=tuple(measurement.stage_iterations),
+            stage_iterations=measurement.tally.stage_iterations(),
+            task_iterations=measurement.tally.task_iterations(),
+            pair_iterations=measurement.tally.pair_iterations(),
             method="joint",
             seed=None,
             device=device_name(self._device),
@@ -190,11 +192,10 @@ class ConflictProfiler:
     def _measure(self, losses: Sequence[torch.Tensor], present: Sequence[int]) -> None:
         check_finite(losses, [self.tasks[index] for index in present], self._step)
         self._engine.unwatch()
-        found = self._engine.backward(losses)
+        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=losses[0].device)
+        found = self._engine.backward(losses, weights, accumulate=True)
         stage = self._sampling.stage(self._step, self._measurement.settings.stages)
         self._measurement.record(found, stage, present)
-        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=found.grams.device)
-        self._engine.combine(weights, accumulate=True)
 
     def _watch_if_sampled(self) -> None:
         # The hooks are there only before a sampled step, so that the others cost nothing.

@@ -62,7 +62,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What `recon profile` was asked to do; what is None is taken from the config."""
+    """What `recon profile` was asked to do; what is None is taken from the config.
+
+    :ivar allow_code: whether the network's file may be opened although that can run code from it.
+    """
 
     config: LoadedConfig
     iterations: int | None = None
@@ -71,6 +74,7 @@ class ProfileRequest:
     seed: int | None = None
     device: str | None = None
     checkpoint: Path | None = None
+    allow_code: bool = False
 
 
 def profile(
@@ -113,6 +117,8 @@ def profile(
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
         log = CosineLog(folder.path) if folder is not None and save_cosines else None
         run = _Run(request, seed, log)
+        for warning in run.experiment.warnings:
+            observer.warned(warning)
         if folder is not None:
             _begin(run, folder, observer, resume=resume)
         observer.started(run.steps, device_name(run.experiment.device), run.training.step)
@@ -160,7 +166,9 @@ class _Run:
         self.steps = settings.iterations if request.iterations is None else request.iterations
         self._sampling = _sampling(request, self.steps)
         device = choose_device(request.device or config.device)
-        self.experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
+        self.experiment = build_experiment(
+            request.config, seed=seed, device=device, checkpoint=request.checkpoint, allow_code=request.allow_code
+        )
         model = self.experiment.model
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
         self.training = JointTraining(self.experiment, self.measurement, self._sampling, log)
@@ -234,6 +242,7 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         return {
             "config": self._request.config.digest,
+            "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),
             "seed": self._seed,
@@ -266,13 +275,16 @@ class _Run:
             steps_requested=self.steps,
             iterations=measurement.iterations,
             iterations_requested=self._sampling.count(self.steps),
-            stage_iterations=tuple(measurement.stage_iterations),
+            stage_iterations=measurement.tally.stage_iterations(),
+            task_iterations=measurement.tally.task_iterations(),
+            pair_iterations=measurement.tally.pair_iterations(),
             method="joint",
             seed=self._seed,
             device=device_name(experiment.device),
             batch_restarts=experiment.batches.restarts,
             severities=tuple(measurement.settings.severities),
             config_digest=self._request.config.digest,
+            model_digest=experiment.model_digest,
             checkpoint_digest=experiment.checkpoint_digest,
             versions=Versions(recon=__version__, torch=torch.__version__),
             trunk=measurement.trunk(),
@@ -303,12 +315,9 @@ def _sampling(request: ProfileRequest, steps: int) -> Sampling:
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:
-    loaded = request.config
-    inputs = [loaded.path]
+    inputs = request.config.files
     if request.checkpoint is not None:
         inputs.append(request.checkpoint)
-    if loaded.config.model.checkpoint is not None:
-        inputs.append(loaded.folder / loaded.config.model.checkpoint)
     check_output(output, overwrite=overwrite, inputs=inputs)
 
 

@@ -112,7 +112,8 @@ class JointTraining:
         with self._engine.watching():
             losses = self._losses(batch)
         with user_code("the backward pass"):
-            found = self._engine.backward([*losses.values()])
+            weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=self._experiment.device)
+            found = self._engine.backward([*losses.values()], weights)
         stage = self._sampling.stage(self.step, measurement.settings.stages)
         rows = measurement.record(found, stage, [*losses])
         if self._log is not None:
@@ -122,9 +123,6 @@ class JointTraining:
             measurement.check_shared()
             self._saw_all = True
         self.measured |= losses.keys()
-        self._engine.combine(
-            torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=found.grams.device)
-        )
 
     def _losses(self, batch: Batch) -> dict[int, torch.Tensor]:
         losses = task_losses(self._experiment.model, self._experiment.tasks, batch)

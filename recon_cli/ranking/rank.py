@@ -7,6 +7,7 @@ from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.ranking import RankedLayer, Ranking, RankingSource
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import ReconError, number
+from recon_cli.ranking.intervals import wilson_interval
 
 DEFAULT_SEVERITY = -0.1
 """The severity that the paper ranks with on Multi-Fashion+MNIST."""
@@ -39,13 +40,16 @@ def rank(
     ranked = []
     for layer in sorted(scores.layers, key=lambda layer: -counts[layer.name]):
         count, pairs = counts[layer.name], scores.pairs(layer, stage)
+        rate = count / pairs if pairs else 0.0
         ranked.append(
             RankedLayer(
                 name=layer.name,
                 score=float(count),
                 pairs=pairs,
                 non_finite=scores.non_finite(layer, stage),
-                rate=count / pairs if pairs else 0.0,
+                rate=rate,
+                # Pairs of one iteration depend on each other, successive iterations hardly do.
+                interval=wilson_interval(rate, scores.layer_iterations(layer, stage)) if pairs else None,
                 share=count / total if total else 0.0,
                 size=layer.size,
                 bytes=layer.bytes,

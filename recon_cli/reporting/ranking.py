@@ -29,19 +29,23 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
         for place, layer in enumerate(ranking.layers, start=1):
             add_row(table, [place, layer.name, number(layer.score)])
     else:
-        table = make_table(">#", "layer", ">score", ">rate", "", ">parameters")
+        table = make_table(">#", "layer", ">score", ">rate", ">95% interval", ">parameters")
         for place, layer in enumerate(ranking.layers, start=1):
-            rate = layer.rate or 0.0
-            add_row(table, [place, layer.name, number(layer.score), percent(rate), bar(rate), f"{layer.size:,}"])
+            rate, interval = percent(layer.rate or 0.0), _interval(layer.interval)
+            add_row(table, [place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
     yield table
+
+
+def ranking_warnings(ranking: Ranking) -> Iterable[str]:
+    """What makes a ranking one that is probably not wanted."""
+    if ranking.severity == 0:
+        yield "at severity 0 all rates come to about one half, so the order is mostly noise; take `-S -0.02` or below"
 
 
 def ranking_remarks(ranking: Ranking) -> Iterable[str]:
     """What is worth saying about a ranking besides."""
     if ranking.source.complete is False:
         yield f"the profile ended early; the ranking is of the {ranking.iterations} iterations that were measured"
-    if ranking.severity == 0:
-        yield "at severity 0 nearly every rate is near one half, so the order is mostly chance; try -0.02 or below"
     left_out = sum(layer.non_finite or 0 for layer in ranking.layers)
     if left_out:
         yield f"{counted(left_out, 'pair')} of gradients held NaN or an infinity and are not counted"
@@ -56,3 +60,7 @@ def leaders_table(leaders: Sequence[Leader]) -> Table:
     for leader in leaders:
         add_row(table, [leader.name, leader.score, percent(leader.rate), bar(leader.rate)])
     return table
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}%"

@@ -15,7 +15,7 @@ _SHOWN_SEVERITIES = 4
 
 
 def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
-    """How often the tasks conflict on each layer, in the network's order, at a few severities."""
+    """How often the tasks conflict on each layer, in the network's order, and how alike their gradients are."""
     measured = counted(scores.iterations, "iteration")
     if scores.iterations < scores.steps:
         measured = f"{scores.iterations} of {counted(scores.steps, 'training step')}"
@@ -28,14 +28,17 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     yield ""
     step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
     shown = scores.severities[::step]
-    table = make_table("layer", *(f">cos < {number(severity)}" for severity in shown))
-    for layer in scores.layers:
+    table = make_table("layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS")
+    for layer in (*scores.layers, None):
         pairs = scores.pairs(layer) or 1
-        rates = [scores.conflicts(layer, severity) / pairs for severity in shown]
-        add_row(table, [layer.name, *(percent(rate) for rate in rates)])
-    rates = [sum(part.conflicts[index] for part in scores.trunk) for index in range(len(scores.severities))]
-    pairs = sum(part.pairs for part in scores.trunk) or 1
-    add_row(table, ["all of them, as one", *(percent(rate / pairs) for rate in rates[::step])])
+        rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
+        name = "all of them, as one" if layer is None else layer.name
+        add_row(table, [name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
     yield table
     yield ""
     yield f"next: recon rank {output} -S -0.1 -o ranking.json"
+
+
+def _decimal(value: float | None, digits: int) -> str:
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"

@@ -1,6 +1,7 @@
 """Residual networks (He et al., 2016) with a shared trunk and one linear layer per task.
 
 Layers have the names under which the literature reports them (`conv1`, `layer1.0.bn1`, `layer2.0.downsample.0`, `fc`).
+The networks can be compiled to TorchScript, traced and exported.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual trunk that ends in a linear layer `fc`, and a linear head for each task.
 
-    :param widths: channels of each stage; every stage after the first halves height and width.
+    :param widths: channels of each of three or four stages; every stage after the first halves height and width.
     :param blocks: number of blocks in each stage.
     :param stem: kernel size of the first convolution, which has stride 2.
     :param pool: whether max-pooling halves height and width once more, as in the original.
@@ -66,23 +67,27 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, widths[0], stem, stride=2, padding=stem // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.pool = nn.MaxPool2d(3, 2, padding=1) if pool else nn.Identity()
-        before = widths[0]
-        for number, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
-            strides = [1 if number == 1 else 2] + [1] * (depth - 1)
-            stage = [BasicBlock(before if i == 0 else width, width, s) for i, s in enumerate(strides)]
-            self.add_module(f"layer{number}", nn.Sequential(*stage))
-            before = width
-        self._stages = len(widths)
-        self.fc = nn.Linear(before, features)
+        self.layer1 = _stage(widths[0], widths[0], blocks[0], stride=1)
+        self.layer2 = _stage(widths[0], widths[1], blocks[1], stride=2)
+        self.layer3 = _stage(widths[1], widths[2], blocks[2], stride=2)
+        self.layer4 = _stage(widths[2], widths[3], blocks[3], stride=2) if len(widths) > 3 else None
+        self.fc = nn.Linear(widths[-1], features)
         self.heads = nn.ModuleDict({task: nn.Linear(features, number) for task, number in classes.items()})
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Map images [N, in_channels, H, W] to logits, task -> [N, classes of the task]."""
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        for number in range(1, self._stages + 1):
-            x = self.get_submodule(f"layer{number}")(x)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        if self.layer4 is not None:
+            x = self.layer4(x)
         x = F.relu(self.fc(x.mean(dim=(2, 3))))
         return {task: head(x) for task, head in self.heads.items()}
+
+
+def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """Blocks of one width, of which the first has the stride."""
+    first = BasicBlock(in_channels, channels, stride)
+    return nn.Sequential(first, *[BasicBlock(channels, channels, 1) for _ in range(blocks - 1)])
 
 
 def resnet18(in_channels: int = 1, features: int = 100, classes: Mapping[str, int] | None = None) -> ResNet:

@@ -122,6 +122,30 @@ def test_tasks_that_cannot_be_are_refused(tmp_path, tasks, words):
     assert words in refused(tmp_path, f"{MINIMAL[:start]}tasks: {tasks}\n{MINIMAL[end:]}")
 
 
+@pytest.mark.parametrize("source", ['torchscript: "net.pt"', 'exported: "net.pt2"'])
+def test_the_network_may_come_from_a_file(tmp_path, source):
+    (tmp_path / "recon.yaml").write_text(MINIMAL.replace('{target: "a:b"}', f"{{{source}, checkpoint: w.pt}}"))
+    loaded = load_config(tmp_path / "recon.yaml")
+    assert loaded.config.model.target is None
+    assert [path.name for path in loaded.files] == ["recon.yaml", source.split('"')[1], "w.pt"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("{}", "`model`: it names no network; give one of `target`, `torchscript` and `exported`"),
+        ("{checkpoint: w.pt}", "`model`: it names no network"),
+        ('{target: "a:b", exported: net.pt2}', "`model`: it names more than one network: `target`, `exported`"),
+        ("{torchscript: net.pt, exported: net.pt2}", "more than one network: `torchscript`, `exported`; keep one"),
+        ("{torchscript: net.pt, kwargs: {width: 3}}", "`kwargs` are the arguments of a `target`"),
+        ("{torchscript: 3}", "`model.torchscript` should be a valid string, not `3`"),
+        ("{torchscrip: net.pt}", "`model.torchscrip` is not a known key; did you mean `torchscript`?"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(tmp_path, model, words):
+    assert words in refused(tmp_path, MINIMAL.replace('{target: "a:b"}', model))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from recon_cli.artifacts.scores import HISTOGRAM_BINS
+from recon_cli.artifacts.scores import HISTOGRAM_BINS, LayerStage
 from recon_cli.config.schema import ProfileSection
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
@@ -18,6 +20,7 @@ from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.profiler import ConflictProfiler
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import JointTraining
 
@@ -27,6 +30,7 @@ LAYERS = {
     "body.0": ["body.0.weight", "body.0.bias"],
     "body.2": ["body.2.weight", "body.2.bias"],
 }
+PAIRS = (("a", "b"), ("a", "c"), ("b", "c"))
 ITERATIONS = 12
 LEARNING_RATE = 0.1
 
@@ -60,45 +64,51 @@ def make_model() -> torch.nn.Module:
     return ThreeTasks().double().train()
 
 
-def reference_cosines() -> list[dict[str, dict[tuple[str, str], float]]]:
-    """The cosines of every iteration, computed the slow way, and trained by an optimizer of our own."""
+def reference_gradients(present: Sequence[str] = ("abc",) * ITERATIONS) -> list[dict[str, dict[str, np.ndarray]]]:
+    """The tasks' gradients of every layer in every iteration, computed the slow way, and trained by hand.
+
+    :param present: the tasks that have a loss, iteration by iteration.
+    """
     model = make_model()
     result = []
-    for batch in make_batches():
+    for batch, tasks in zip(make_batches(), present, strict=True):
         state = {key: value.clone() for key, value in model.state_dict().items()}
         gradients = {}
-        for task in "abc":
+        for task in tasks:
             # The statistics of the BatchNorm are set back, so that every task has the same forward pass.
             model.load_state_dict(state)
             model.zero_grad()
             F.cross_entropy(model(batch.inputs)[task], batch.targets[task]).backward()
             gradients[task] = {n: p.grad.numpy().copy() for n, p in model.named_parameters() if p.grad is not None}
-        cosine = {}
-        for layer, names in LAYERS.items():
-            vectors = {task: np.concatenate([gradients[task][n].ravel() for n in names]) for task in "abc"}
-            cosine[layer] = {
-                (one, two): float(
-                    np.dot(vectors[one], vectors[two]) / np.linalg.norm(vectors[one]) / np.linalg.norm(vectors[two])
-                )
-                for one, two in (("a", "b"), ("a", "c"), ("b", "c"))
+        whole = {**LAYERS, "trunk": [name for names in LAYERS.values() for name in names]}
+        result.append(
+            {
+                layer: {task: np.concatenate([gradients[task][name].ravel() for name in names]) for task in tasks}
+                for layer, names in whole.items()
             }
-        everything = {
-            task: np.concatenate([gradients[task][n].ravel() for o in LAYERS.values() for n in o]) for task in "abc"
-        }
-        cosine["trunk"] = {
-            (one, two): float(
-                np.dot(everything[one], everything[two])
-                / np.linalg.norm(everything[one])
-                / np.linalg.norm(everything[two])
-            )
-            for one, two in (("a", "b"), ("a", "c"), ("b", "c"))
-        }
-        result.append(cosine)
+        )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                total = sum(gradients[task].get(name, np.zeros(parameter.shape)) for task in "abc") / 3
+                total = sum(gradients[task].get(name, np.zeros(parameter.shape)) for task in tasks) / len(tasks)
                 parameter -= LEARNING_RATE * torch.from_numpy(np.asarray(total))
     return result
+
+
+def cosine(one: np.ndarray, two: np.ndarray) -> float:
+    return float(np.dot(one, two) / np.linalg.norm(one) / np.linalg.norm(two))
+
+
+def magnitude_similarity(one: np.ndarray, two: np.ndarray) -> float:
+    norms = np.linalg.norm(one), np.linalg.norm(two)
+    return float(2 * norms[0] * norms[1] / (norms[0] ** 2 + norms[1] ** 2))
+
+
+def reference_cosines() -> list[dict[str, dict[tuple[str, str], float]]]:
+    """The cosines of every iteration in which all tasks have a loss."""
+    return [
+        {layer: {pair: cosine(*(of[task] for task in pair)) for pair in PAIRS} for layer, of in step.items()}
+        for step in reference_gradients()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +187,58 @@ def test_cosines_agree_to_rounding(reference):
     found = cosines(engine.backward(losses).grams)
     for row, layer in zip(found, LAYERS, strict=False):
         assert row.tolist() == pytest.approx(list(reference[0][layer].values()), abs=1e-12)
+
+
+def check_similarities(stage: LayerStage, steps: Sequence[dict[str, np.ndarray]]) -> None:
+    """Compare what was measured of a layer with its tasks' gradients, pair by pair."""
+    pairs = [pair for step in steps for pair in combinations((step[task] for task in sorted(step)), 2)]
+    norms = {task: [np.linalg.norm(step[task]) for step in steps if task in step] for task in "abc"}
+    assert stage.pairs == len(pairs)
+    assert stage.iterations == sum(len(step) > 1 for step in steps)
+    assert stage.gds == (pytest.approx(np.mean([cosine(*pair) for pair in pairs]), abs=1e-12) if pairs else None)
+    expected = pytest.approx(np.mean([magnitude_similarity(*pair) for pair in pairs]), abs=1e-12) if pairs else None
+    assert stage.gms == expected
+    assert stage.norm_iterations == tuple(len(values) for values in norms.values())
+    for norm, values in zip(stage.norms, norms.values(), strict=True):
+        assert norm == (pytest.approx(np.mean(values), rel=1e-12) if values else None)
+
+
+def test_similarities_and_norms_agree_in_every_stage():
+    gradients = reference_gradients()
+    measurement = measured([0.0])
+    layers = {layer.name: layer.stages for layer in measurement.scored_layers()}
+    for name, stages in {**layers, "trunk": measurement.trunk()}.items():
+        for number, stage in enumerate(stages):
+            check_similarities(stage, [step[name] for step in gradients[number * 3 : number * 3 + 3]])
+
+
+def test_similarities_and_norms_agree_where_tasks_come_and_go():
+    present = ["ab", "c", "abc", "a", "b", "b", "ac", "bc", "abc", "bc", "abc", "abc"]
+    gradients = reference_gradients(present)
+    model = make_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    profiler = ConflictProfiler(model, list("abc"), steps=ITERATIONS)
+    for batch, tasks in zip(make_batches(), present, strict=True):
+        outputs = model(batch.inputs)
+        optimizer.zero_grad()
+        profiler.backward({task: F.cross_entropy(outputs[task], batch.targets[task]) for task in tasks})
+        optimizer.step()
+    scores = profiler.scores()
+    for name, stages in {**{layer.name: layer.stages for layer in scores.layers}, "trunk": scores.trunk}.items():
+        for number, stage in enumerate(stages):
+            check_similarities(stage, [step[name] for step in gradients[number * 3 : number * 3 + 3]])
+    assert scores.task_iterations == tuple(sum(task in tasks for tasks in present) for task in "abc")
+    assert scores.pair_iterations == tuple(sum(set(pair) <= set(tasks) for tasks in present) for pair in PAIRS)
+
+
+def test_a_task_that_never_reaches_a_layer_has_no_norm_there():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)).double()
+    profiler = ConflictProfiler(model, list("abc"))
+    early = model[0](torch.ones(2, 3, dtype=torch.float64))
+    late = model[1](early)
+    profiler.backward({"a": late.sum(), "b": late.square().sum(), "c": early.sum()})
+    first, second = profiler.scores().layers
+    assert None not in profiler.scores().norms(first)
+    assert [norm is None for norm in profiler.scores().norms(second)] == [False, False, True]
+    assert second.stages[0].norm_iterations == (1, 1, 0)
+    assert profiler.scores().task_iterations == (1, 1, 1)

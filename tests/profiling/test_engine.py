@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from recon_cli.errors import ReconError
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling import engine as engine_module
 from recon_cli.profiling.engine import GramEngine
@@ -61,12 +63,34 @@ class Functional(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, *, reentrant: bool = False) -> None:
         super().__init__()
         self.inner = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))
+        self.reentrant = reentrant
 
     def forward(self, x):
-        return checkpoint(self.inner, x, use_reentrant=False)
+        return checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+
+class Skips(nn.Module):
+    """Layers whose outputs are used again far behind, so that the graph hangs on many edges nearly everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.up = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(3))
+
+    def forward(self, x):
+        kept = []
+        for layer in self.down:
+            x = torch.tanh(layer(x))
+            kept.append(x)
+        outputs = {}
+        for number, layer in enumerate(self.up):
+            x = torch.tanh(layer(x) + kept.pop() * x)
+            outputs[str(number)] = self.heads[number](x)
+        return outputs
 
 
 class ReadsAfterWriting(nn.Module):
@@ -130,6 +154,16 @@ def penalised(x: torch.Tensor) -> Losses:
     return compute
 
 
+def nested(x: torch.Tensor) -> Losses:
+    """The first task's loss is a part of the second's."""
+
+    def compute(model: nn.Module) -> list[torch.Tensor]:
+        first, second = of_mapping(x)(model)
+        return [first, second * first.detach() + first]
+
+    return compute
+
+
 def images(channels: int = 2) -> torch.Tensor:
     return torch.randn(3, channels, 7, 6, dtype=torch.float64)
 
@@ -145,17 +179,49 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Losses]]] = {
         lambda: Heads(nn.Sequential(nn.Conv2d(2, 4, (3, 2), (2, 1), (1, 2), (1, 2)), nn.Conv2d(4, 3, 1, 2)), 3),
         lambda: of_mapping(images()),
     ),
-    "groups and padding by name": (
-        lambda: Heads(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding="same")), 4),
+    "grouped convolutions and padding by name": (
+        lambda: Heads(
+            nn.Sequential(nn.Conv2d(2, 4, (3, 2), groups=2), nn.Conv2d(4, 4, (3, 5), padding="same", dilation=(1, 2))),
+            4,
+        ),
         lambda: of_mapping(images()),
     ),
     "reflected padding": (
-        lambda: Heads(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), 4), lambda: of_mapping(images()),
+        lambda: Heads(nn.Conv2d(2, 4, 3, padding=(1, 2), padding_mode="reflect"), 4), lambda: of_mapping(images()),
     ),
-    "one and three dimensions": (
-        lambda: Heads(nn.Sequential(nn.Conv1d(4, 4, 2), nn.Flatten()), 12),
-        lambda: of_mapping(torch.randn(2, 4, 4, dtype=torch.float64)),
+    "padding in a circle": (
+        lambda: Heads(nn.Conv2d(2, 4, 3, padding="same", padding_mode="circular"), 4), lambda: of_mapping(images()),
     ),
+    "convolutions in one dimension": (
+        lambda: Heads(
+            nn.Sequential(nn.Conv1d(4, 4, 2, dilation=2), nn.Conv1d(4, 6, 2, 2, 1, groups=2), nn.Flatten()), 12
+        ),
+        lambda: of_mapping(torch.randn(2, 4, 5, dtype=torch.float64)),
+    ),
+    "convolutions in three dimensions": (
+        lambda: Heads(nn.Sequential(nn.Conv3d(2, 4, (2, 3, 1), (1, 2, 1), (1, 0, 2), groups=2), nn.Flatten()), 144),
+        lambda: of_mapping(torch.randn(2, 2, 3, 4, 5, dtype=torch.float64)),
+    ),
+    "a convolution of one image": (
+        lambda: Heads(nn.Sequential(nn.Conv2d(2, 4, 3, 2), nn.Flatten(0)), 24),
+        lambda: of_mapping(torch.randn(2, 7, 6, dtype=torch.float64)),
+    ),
+    "transposed": (
+        lambda: Heads(nn.ConvTranspose2d(2, 4, 3, 2), 4), lambda: of_mapping(images()),
+    ),
+    "norms": (
+        lambda: Heads(
+            nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True),
+                          nn.LayerNorm((7, 6))), 4,
+        ),
+        lambda: of_mapping(images()),
+    ),
+    "dropout": (
+        lambda: Heads(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 4), nn.Dropout(0.2)), 4),
+        lambda: of_mapping(rows()),
+    ),
+    "skip connections": (Skips, lambda: of_mapping(rows())),
+    "one loss within another": (lambda: Heads(nn.Linear(4, 4), 4), lambda: nested(rows())),
     "channels last": (
         lambda: Heads(nn.Conv2d(2, 4, 3), 4).to(memory_format=torch.channels_last),
         lambda: of_mapping(images().contiguous(memory_format=torch.channels_last)),
@@ -223,24 +289,45 @@ def preference(request, monkeypatch):
     return request.param
 
 
+CUTS = {"in one": (1 << 62, 1 << 62), "at closed cuts": (0, 1 << 62), "wherever it can be cut": (0, 0)}
+
+
+@pytest.fixture(params=[*CUTS, "with weights that come later"])
+def weigh(request, monkeypatch):
+    """Runs the engine with its graph cut in one of these ways, and then combines; the result must not depend on it."""
+    aim, limit = CUTS.get(request.param, CUTS["at closed cuts"])
+    monkeypatch.setattr(engine_module, "_AIM", aim)
+    later = request.param not in CUTS
+
+    def run(engine, losses, weights):
+        engine._limit = limit
+        found = engine.backward(losses, None if later else weights)
+        if later:
+            engine.combine(weights)
+        return found
+
+    return run
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_gram_matrices_and_gradients_are_those_of_autograd(name, preference):
+def test_gram_matrices_and_gradients_are_those_of_autograd(name, preference, weigh):
     torch.manual_seed(2)
     make, make_losses = CASES[name]
     model, compute = make().double(), make_losses()
     state = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.manual_seed(3)
     grams, reached, own = reference(model, compute(model))
     engine = GramEngine(model, discover_layers(model))
-    for _ in range(2):  # the second time with the buffers of the first
+    for _ in range(2):  # the second time with the memory of the first
         model.load_state_dict(state)
+        torch.manual_seed(3)
         with engine.watching():
             losses = compute(model)
-        found = engine.backward(losses)
+        weights = torch.linspace(0.5, 2, len(losses), dtype=torch.float64)
+        found = weigh(engine, losses, weights)
         scale = grams.abs().max()
         assert torch.allclose(found.grams, grams, rtol=1e-11, atol=1e-13 * scale)
         assert torch.equal(found.reached, reached)
-        weights = torch.linspace(0.5, 2, len(losses), dtype=torch.float64)
-        engine.combine(weights)
         for index, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
             parts = [w * g[index] for w, g in zip(weights, own, strict=True) if g[index] is not None]
             assert (parameter.grad is None) == (not parts)
@@ -248,6 +335,7 @@ def test_gram_matrices_and_gradients_are_those_of_autograd(name, preference):
                 total = sum(parts)
                 assert torch.allclose(parameter.grad, total, rtol=1e-10, atol=1e-12 * (1 + total.abs().max()))
                 assert parameter.grad.shape == parameter.shape
+                assert parameter.grad.stride() == parameter.stride()
 
 
 def test_the_shorter_route_is_really_taken(monkeypatch):
@@ -259,15 +347,113 @@ def test_the_shorter_route_is_really_taken(monkeypatch):
         with engine.watching():
             losses = make_losses()(model)
         engine.backward(losses)
-        taken[name] = {type(route).__name__ for route in engine._routes}
-    assert "ConvByOutput" in taken["residual network"] & taken["stride, padding, dilation"] & taken["channels last"]
-    assert (
-        "LinearByOutput" in taken["linear layers on sequences"] & taken["without bias"] & taken["in-place activation"]
-    )
-    assert "EmbeddingByOutput" in taken["embedding"] & taken["embedding with padding"]
-    # The heads go by their outputs; what the tests are about does not.
-    assert "ConvByOutput" not in taken["groups and padding by name"] | taken["reflected padding"]
+        taken[name] = {type(route).__name__ for route in engine._held}
+    for name in CASES:
+        wanted = "Conv" if "convolution" in name or "padding" in name else "Linear" if "linear" in name else ""
+        wanted = "Embedding" if name.startswith("embedding") else wanted
+        assert not wanted or f"{wanted}ByOutput" in taken[name], name
+    assert "ConvByOutput" in taken["residual network"] & taken["channels last"]
+    assert "LinearByOutput" in taken["without bias"] & taken["in-place activation"]
     assert "EmbeddingByOutput" not in taken["tied weights"]
+
+
+def test_reentrant_checkpointing_is_refused_in_a_sentence():
+    model = Heads(nn.Sequential(nn.Linear(4, 4), Checkpointed(reentrant=True)), 4).double()
+    with pytest.raises(ReconError, match="reentrant activation checkpointing"):
+        GramEngine(model, discover_layers(model)).backward(of_mapping(rows())(model))
+
+
+class Deep(nn.Module):
+    """Blocks with a skip connection each, and what a user may have hung on to them."""
+
+    def __init__(self, blocks: int = 6, width: int = 4) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.on_features = lambda _: None
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + torch.tanh(block(x))
+            self.on_features(x)
+        return x
+
+
+def test_the_hooks_of_tensors_act_once_wherever_the_graph_is_cut(weigh):
+    model = Heads(Deep(), 4, 3).double()
+    x = rows()
+    model.trunk.on_features = lambda features: features.register_hook(lambda gradient: gradient * 1.5 + 0.1)
+    grams, _, own = reference(model, of_mapping(x)(model))
+    engine = GramEngine(model, discover_layers(model))
+    found = weigh(engine, of_mapping(x)(model), torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(found.grams, grams, rtol=1e-11)
+    assert torch.allclose(model.trunk.blocks[0].weight.grad, sum(gradients[0] for gradients in own), rtol=1e-11)
+
+
+def test_the_hooks_of_modules_act_once_wherever_the_graph_is_cut(weigh):
+    model = Heads(Deep(), 4, 3).double()
+    # Module hooks warn where no input needs a gradient.
+    x = rows().requires_grad_()
+    for block in model.trunk.blocks:
+        block.register_full_backward_pre_hook(lambda _, gradients: (gradients[0] * 1.5,))
+        block.register_full_backward_hook(lambda _, inputs, __: (inputs[0] * 0.5,))
+    grams, _, own = reference(model, of_mapping(x)(model))
+    engine = GramEngine(model, discover_layers(model))
+    found = weigh(engine, of_mapping(x)(model), torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(found.grams, grams, rtol=1e-11)
+    assert torch.allclose(model.trunk.blocks[0].weight.grad, sum(gradients[0] for gradients in own), rtol=1e-11)
+
+
+@pytest.mark.parametrize("aim", [0, 1 << 62])
+def test_the_graph_is_freed_with_the_last_task_and_heads_with_their_own(aim, monkeypatch):
+    monkeypatch.setattr(engine_module, "_AIM", aim)
+    model = Heads(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), 4, 3)
+    saved = weakref.WeakSet()
+
+    def pack(tensor):
+        # What autograd saves is kept alive by the graph alone.
+        kept = tensor.detach().clone()
+        saved.add(kept)
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        losses = of_mapping(rows().float())(model)
+    assert saved
+    GramEngine(model, discover_layers(model)).backward(losses, torch.ones(3))
+    assert not saved
+
+
+@pytest.mark.parametrize("tasks", [2, 8])
+def test_the_gradients_of_few_blocks_are_held_at_a_time(tasks, monkeypatch):
+    monkeypatch.setattr(engine_module, "_AIM", 1)
+    blocks, width = 10, 64
+    model = Heads(Deep(blocks, width), width, tasks)
+    engine = GramEngine(model, discover_layers(model))
+    # Without the forward pass being watched, all go by their gradients.
+    engine.backward(of_mapping(torch.randn(width, width))(model), torch.ones(tasks))
+    held = sum(block.numel() for blocks in engine._memory._blocks.values() for block in blocks)
+    one_block = tasks * width * (width + 1)
+    assert one_block <= held <= 1.2 * one_block
+
+
+@pytest.mark.parametrize("how", ["script", "aot_eager"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch._dynamo")
+def test_a_node_that_stands_for_many_does_not_make_heads_shared(how):
+    model = networks.TwoTasks().double()
+    x = images(1)
+    grams, reached, own = reference(model, of_mapping(x)(model))
+    run = torch.jit.script(model) if how == "script" else torch.compile(model, backend=how)
+    network = run if how == "script" else model
+    engine = GramEngine(network, discover_layers(network))
+    for _ in range(3):  # TorchScript merges operations after some calls
+        with engine.watching():
+            losses = of_mapping(x)(run)
+        found = engine.backward(losses, torch.ones(2, dtype=torch.float64))
+        assert torch.allclose(found.grams, grams, rtol=1e-10)
+        assert torch.equal(found.reached, reached)
+    expected = [sum(g[i] for g in own if g[i] is not None) for i in range(len(own[0]))]
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-10)
 
 
 def test_running_statistics_are_updated_once():

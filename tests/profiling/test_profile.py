@@ -207,7 +207,9 @@ def test_steps_that_are_not_measured_train_as_measured_ones_do(recon, config):
     few, every = read_scores(Path("few.json")), read_scores(Path("all.json"))
     assert few.iterations == 2
     for one, two in zip(few.layers, every.layers, strict=True):
-        assert one.stages[19] == two.stages[19]
+        assert one.stages[19].histogram == two.stages[19].histogram
+        assert one.stages[19].gds == pytest.approx(two.stages[19].gds, abs=1e-5)
+        assert one.stages[19].norms == pytest.approx(two.stages[19].norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [["--every", 2, "--samples", 3], ["--every", 0], ["--samples", 0]])
@@ -347,3 +349,14 @@ def test_a_layer_that_some_tasks_do_not_reach_is_counted_and_split_for_the_other
     assert branches["trunk"] == [("a", ["a"]), ("b", ["b"]), ("c", ["c"])]
     assert branches["part"] == [("b", ["b", "a"]), ("c", ["c"])]
     assert plan["sizes"]["after"]["parameters"] - plan["sizes"]["before"]["parameters"] == 2 * 20 + 20
+
+
+def test_people_are_shown_how_alike_the_gradients_are(recon, config):
+    out = recon("profile", config(), "-o", "s.json").succeeds().out
+    scores = read_scores(Path("s.json"))
+    rows = [line.split() for line in out.splitlines() if line]
+    assert ["GDS", "GMS"] in [row[-2:] for row in rows]
+    for first, layer in (("conv", scores.layers[0]), ("all", None)):
+        row = next(row for row in rows if row[0] == first)
+        assert float(row[-2]) == pytest.approx(scores.gds(layer), abs=6e-4)
+        assert float(row[-1]) == pytest.approx(scores.gms(layer), abs=6e-3)

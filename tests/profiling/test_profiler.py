@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -246,12 +245,3 @@ def test_a_network_that_shares_nothing_is_told_when_the_scores_are_asked_for():
     profiler.backward({task: layer(torch.ones(1, 2)).sum() for task, layer in model.items()})
     with pytest.raises(ReconError, match="no layer is shared by two tasks"):
         profiler.scores()
-
-
-def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
-    start = text.index("    import torch\n", text.index("## In your own training loop"))
-    code = "\n".join(line[4:] for line in text[start : text.index("\n\n**", start)].splitlines())
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/library.md", "exec"), {})
-    assert recon_cli.Scores.read(tmp_path / "scores.json").iterations == 63

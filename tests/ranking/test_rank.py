@@ -6,48 +6,31 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from scipy.stats import binomtest
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import Histogram, LayerStage, ScoredLayer, Scores
-from recon_cli.artifacts.versions import Versions
+from recon_cli.artifacts.scores import Histogram, Scores
 from recon_cli.errors import ReconError
 from recon_cli.profiling.tally import ConflictTally
 from recon_cli.ranking.rank import rank
-from tests.conftest import AUTHORS_RANKING
+from tests.conftest import AUTHORS_RANKING, scores_of
 
 SEVERITIES = (0.0, -0.1)
 
 
-def make_scores(cosines: dict[str, list[list[float]]]) -> Scores:
-    """Scores of layers for which these cosines were measured, stage by stage."""
-    import torch
-
-    stages = len(next(iter(cosines.values())))
-    layers = []
+def make_scores(cosines: dict[str, list[list[float]]], tasks: int = 2) -> Scores:
+    """Scores of layers on which all pairs had the same cosine, given for every iteration, stage by stage."""
+    tallies = {}
+    everything = torch.ones(tasks, dtype=torch.bool)
     for name, by_stage in cosines.items():
-        tally = ConflictTally(1, stages, SEVERITIES)
+        tallies[name] = ConflictTally(1, tasks, len(by_stage), SEVERITIES)
         for stage, values in enumerate(by_stage):
-            row = torch.tensor([values], dtype=torch.float64)
-            tally.add(stage, row, torch.ones_like(row, dtype=torch.bool))
-        layers.append(
-            ScoredLayer(
-                name=name,
-                type="Linear",
-                aliases=(),
-                parameters=(f"{name}.weight",),
-                size=10,
-                bytes=40,
-                tasks=("a", "b"),
-                stages=tally.layer_stages(0),
-            )
-        )
-    return Scores(
-        tasks=("a", "b"), complete=True, steps=3 * stages, steps_requested=3 * stages,
-        iterations=3 * stages, iterations_requested=3 * stages,
-        stage_iterations=(3,) * stages, method="joint", seed=0, device="cpu", batch_restarts=0, severities=SEVERITIES,
-        config_digest=None, checkpoint_digest=None, versions=Versions(recon="0", torch="2"),
-        trunk=layers[0].stages, layers=tuple(layers), unranked=(),
-    )  # fmt: skip
+            for cosine in values:
+                gram = torch.full((1, tasks, tasks), cosine, dtype=torch.float64)
+                gram[0].fill_diagonal_(1.0)
+                tallies[name].add(stage, gram, everything.unsqueeze(0), everything)
+    return scores_of(tallies, [len(values) for values in next(iter(cosines.values()))], SEVERITIES)
 
 
 SCORES = make_scores(
@@ -104,10 +87,42 @@ def test_rates_and_shares_are_of_what_was_measured():
     assert first.share == pytest.approx(3 / 5)
 
 
+def test_the_interval_is_wilsons_of_the_iterations_that_were_measured():
+    first, *_, last = rank(SCORES, -0.1).layers
+    for layer, conflicts in ((first, 3), (last, 1)):
+        assert layer.interval == pytest.approx(binomtest(conflicts, 6).proportion_ci(method="wilson"))
+    assert rank(SCORES, -0.1, stage=2).layers[0].interval == pytest.approx(
+        binomtest(3, 3).proportion_ci(method="wilson")
+    )
+
+
+def test_more_pairs_in_as_many_iterations_do_not_narrow_the_interval():
+    cosines = {"first": [[-0.2, 0.1, -0.2, -0.2, -0.2]]}
+    two, four = (rank(make_scores(cosines, tasks), -0.1).layers[0] for tasks in (2, 4))
+    assert (two.pairs, four.pairs) == (5, 30)
+    assert two.interval == four.interval
+
+
+def test_a_layer_of_which_nothing_was_measured_has_no_interval():
+    ranked = rank(make_scores({"first": [[0.1, -0.2]], "second": [[float("nan")] * 2]}), -0.1)
+    assert [(layer.name, layer.rate, layer.interval is None) for layer in ranked.layers] == [
+        ("first", 0.5, False),
+        ("second", 0.0, True),
+    ]
+
+
+def test_severity_0_is_warned_of_even_quietly_and_no_other_is(recon, scores):
+    for options in ((), ("-q",), ("--json",)):
+        err = recon("rank", scores, "-S", "0", *options).succeeds().err
+        assert err.startswith("warning: at severity 0 ")
+        assert "take `-S -0.02` or below" in err
+        assert recon("rank", scores, "-S", "-0.02", *options).succeeds().err.count("warning") == 0
+
+
 def test_a_histogram_must_fit_its_bins():
     with pytest.raises(ValueError, match="does not fit"):
         Histogram(first=399, counts=(1, 1))
-    assert LayerStage(pairs=1, non_finite=0, conflicts=(), histogram=Histogram(first=399, counts=(1,))).pairs == 1
+    assert Histogram(first=399, counts=(1,)).counts == (1,)
 
 
 def test_the_command_ranks_scores_and_writes_what_it_shows(recon, scores):
@@ -123,11 +138,13 @@ def test_people_are_shown_a_table(recon, scores):
     for layer in ("conv", "norm", "body.0", "body.2"):
         assert layer in out
     assert "heads" not in out
+    assert "95% interval" in out
 
 
 def test_the_authors_plain_scores_are_ranked_as_they_are(recon):
     ranking = recon("rank", AUTHORS_RANKING, "--json").succeeds().document
     assert len(ranking["layers"]) == 41
+    assert all(layer["interval"] is None for layer in ranking["layers"])
     assert [layer["name"] for layer in ranking["layers"]] == list(json.loads(AUTHORS_RANKING.read_text()))
     recon("rank", AUTHORS_RANKING, "-S", "-0.2").refuses("can only be ranked as it is")
 
@@ -180,6 +197,25 @@ def test_scores_that_contradict_themselves_are_refused(recon, scores):
         (lambda c: c.update(iterations=99), "do not add up"),
         (lambda c: c["layers"][0]["stages"].pop(), "one entry per stage"),
         (lambda c: c["layers"][0]["stages"][0]["conflicts"].pop(), "one count per severity"),
+        (lambda c: c.update(stage_iterations=[], iterations=0), "`stage_iterations`"),
+        (lambda c: c.update(trunk=[]), "the trunk has not one entry per stage"),
+        (lambda c: c["trunk"][0]["conflicts"].pop(), "the trunk has not one count per severity"),
+        (lambda c: c["layers"][0]["stages"][0]["conflicts"].__setitem__(0, 9), "more conflicts than pairs"),
+        (lambda c: c["layers"][0]["stages"][0]["conflicts"].__setitem__(0, -1), "`layers.0.stages.0.conflicts.0`"),
+        (lambda c: c["layers"][0]["stages"][0]["histogram"]["counts"].append(1), "does not add up to the pairs"),
+        (lambda c: c["layers"][0]["stages"][0].update(gds=None), "exactly where pairs were measured"),
+        (lambda c: c["layers"][0]["stages"][0].update(gds=-1.5), "`layers.0.stages.0.gds`"),
+        (lambda c: c["layers"][0]["stages"][0].update(iterations=0), "do not fit the iterations"),
+        (lambda c: c["layers"][0]["stages"][0].update(norms=[None, 1.0]), "`norm_iterations` are not 0"),
+        (lambda c: c["layers"][0]["stages"][0].update(norms=[1.0], norm_iterations=[1]), "one norm per task"),
+        (lambda c: c["layers"][0]["stages"][0].update(norm_iterations=[3, 1]), "more iterations than its stage has"),
+        (lambda c: c["layers"][0]["stages"][0].update(non_finite=9), "more pairs than its tasks were there together"),
+        (lambda c: c["layers"][0].update(tasks=["left"]), "more pairs in a stage than its iterations allow"),
+        (lambda c: c.update(task_iterations=[6]), "one entry per task and pair"),
+        (lambda c: c.update(pair_iterations=[]), "one entry per task and pair"),
+        (lambda c: c.update(task_iterations=[7, 6]), "more iterations than were measured"),
+        (lambda c: c.update(pair_iterations=[5]), "do not fit `task_iterations`"),
+        (lambda c: c.update(task_iterations=[5, 6], pair_iterations=[5]), "gradients of task 'left' in more"),
         (lambda c: c.update(extra=1), "`extra`"),
         (lambda c: c.update(seed="0"), "`seed`"),
     ):

@@ -1,0 +1,1 @@
+"""What Recon costs, as ratios within one run; `make bench`."""

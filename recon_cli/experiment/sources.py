@@ -1,0 +1,210 @@
+"""Where a network comes from: a target that makes it, a TorchScript file, or an exported program."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from recon_cli.artifacts.digests import digest_file
+from recon_cli.checkpoints.sniffing import PROGRAMS, Program, check_program
+from recon_cli.checkpoints.state_dict import ties_in_memory
+from recon_cli.config.schema import LoadedConfig
+from recon_cli.errors import ReconError, counted, quoted
+from recon_cli.experiment.targets import call_target, describe, user_code
+
+_MODE_AT = {
+    "batch_norm": 5, "instance_norm": 5, "_native_batch_norm_legit_functional": 5,
+    "dropout": 2, "dropout_": 2, "alpha_dropout": 2, "feature_dropout": 2, "native_dropout": 2,
+}  # fmt: skip
+"""ATen's operations that have a mode, and the position of the argument that is true when they train."""
+
+_FUNCTIONAL_BATCH_NORM = "_native_batch_norm_legit_functional"
+_EVALUATING_BATCH_NORM = "_native_batch_norm_legit_no_training"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network on its device and in training mode, unless its file fixes the mode.
+
+    :ivar digest: digest of the file that holds it; None where a target made it.
+    :ivar warnings: what is probably not as its user wants it, as sentences.
+    """
+
+    module: nn.Module
+    digest: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def load_network(loaded: LoadedConfig, device: torch.device, *, allow_code: bool) -> Network:
+    """Make or open the network that a config names.
+
+    :param allow_code: whether a file may be opened although that can run code from it.
+    :raises ReconError: if the target fails, or the file is missing, of another kind, damaged or cannot be trained.
+    """
+    section = loaded.config.model
+    if section.torchscript is not None:
+        return _open(loaded.folder / section.torchscript, "torchscript", _open_torchscript, device, allow_code)
+    if section.exported is not None:
+        return _open(loaded.folder / section.exported, "exported", _open_exported, device, allow_code)
+    assert section.target is not None
+    module = call_target("model.target", section.target, **section.kwargs)
+    if not isinstance(module, nn.Module):
+        raise ReconError(
+            f"model.target {quoted(section.target)} returned a {quoted(type(module).__name__)}; "
+            f"an nn.Module was expected"
+        )
+    with user_code("the move of the model to the device"):
+        module.to(device).train()
+    return Network(module)
+
+
+def _open(
+    path: Path,
+    kind: Program,
+    read: Callable[[Path, torch.device], tuple[nn.Module, int]],
+    device: torch.device,
+    allow_code: bool,
+) -> Network:
+    check_program(path, kind)
+    if not allow_code:
+        raise ReconError(
+            f"the {PROGRAMS[kind]} {quoted(path)} is not opened unasked, because that can run code from the file",
+            f"pass `--allow-{kind}` if you trust where the file comes from",
+        )
+    digest = digest_file(path)
+    module, evaluating = read(path, device)
+    if not evaluating:
+        return Network(module, digest)
+    warning = (
+        f"the {PROGRAMS[kind]} {quoted(path)} keeps {counted(evaluating, 'BatchNorm or dropout operation')} in "
+        f"evaluation mode; to measure the network as it trains, call `model.train()` before it is "
+        f"{'traced' if kind == 'torchscript' else 'exported'}"
+    )
+    return Network(module, digest, (warning,))
+
+
+def _open_torchscript(path: Path, device: torch.device) -> tuple[nn.Module, int]:
+    """Open a TorchScript file.
+
+    :returns: the module, and how many of its operations evaluate whatever the module's mode.
+    """
+    if sys.version_info >= (3, 14):
+        raise ReconError(
+            "PyTorch does not support TorchScript on Python 3.14 and later",
+            "run Recon on an earlier Python, or give the network as an exported program",
+        )
+    try:
+        with warnings.catch_warnings():
+            # That TorchScript is old is known to those who have such files.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        evaluating = sum(_fixed_in_evaluation(module.inlined_graph))
+    # A damaged file makes PyTorch fail in any way.
+    except Exception as error:
+        raise ReconError(f"the TorchScript file {quoted(path)} cannot be opened: {describe(error)}") from error
+    if next(module.parameters(), None) is None:
+        raise ReconError(
+            f"the TorchScript file {quoted(path)} has no parameters, so there is no layer to measure",
+            "`torch.jit.freeze` makes constants of them; save the module without it",
+        )
+    module.train()
+    _run_as_written(module)
+    return module, evaluating
+
+
+def _run_as_written(module: Any) -> None:
+    """Keep the optimiser of TorchScript away from a module's calls.
+
+    It gathers operations of several tasks into one node of the autograd graph, which then gives a task a gradient of
+    zeros for the other tasks' layers instead of none.
+    """
+    forward = module.forward
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return forward(*args, **kwargs)
+
+    module.forward = run
+
+
+def _fixed_in_evaluation(block: Any) -> Iterator[bool]:
+    """For each operation of a TorchScript graph that has a mode: whether that is a constant, and not to train."""
+    for node in block.nodes():
+        at = _MODE_AT.get(node.kind().removeprefix("aten::"))
+        if at is not None:
+            mode = node.inputsAt(at)
+            yield mode.node().kind() == "prim::Constant" and not mode.toIValue()
+        for inner in node.blocks():
+            yield from _fixed_in_evaluation(inner)
+
+
+def _open_exported(path: Path, device: torch.device) -> tuple[nn.Module, int]:
+    """Open an exported program.
+
+    :returns: the module, and how many of its operations evaluate; the mode of all is fixed.
+    """
+    try:
+        # A name that does not end in `.pt2` would be warned of, an open file is not.
+        with path.open("rb") as file, _without_log("torch.export"):
+            program = torch.export.load(file)
+        ties = ties_in_memory(program.state_dict)
+        if any(value.device.type != device.type for value in program.state_dict.values()):
+            program = move_to_device_pass(program, device)
+        module = program.module()
+    # A damaged file makes PyTorch fail in any way.
+    except Exception as error:
+        # What lies behind a RuntimeError is only logged.
+        is_told = not isinstance(error, RuntimeError)
+        reason = describe(error) if is_told else "it is damaged, or of another version of PyTorch"
+        raise ReconError(f"the exported program {quoted(path)} cannot be opened: {reason}") from error
+    modes = list(_modes(program))
+    if (_FUNCTIONAL_BATCH_NORM, True) in modes and program.graph_signature.buffers_to_mutate:
+        # The new statistics overwrite those that the backward pass still needs.
+        raise ReconError(
+            f"the exported program {quoted(path)} cannot be trained, because `run_decompositions` made it functional",
+            "save the program as `torch.export.export` returns it",
+        )
+    _tie(module, ties)
+    return module, sum(not trains for _, trains in modes)
+
+
+def _modes(program: ExportedProgram) -> Iterator[tuple[str, bool]]:
+    """The operations of a program that have a mode, and whether it is to train."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            name = node.target.overloadpacket.__name__
+            at = _MODE_AT.get(name, len(node.args))
+            if name == _EVALUATING_BATCH_NORM:
+                yield name, False
+            elif at < len(node.args):
+                yield name, bool(node.args[at])
+
+
+def _tie(module: nn.Module, ties: dict[str, str]) -> None:
+    """Make one tensor again of parameters that a file holds once; each gets a tensor of its own when it is read."""
+    for name, first in ties.items():
+        owner, _, own = name.rpartition(".")
+        source, _, theirs = first.rpartition(".")
+        setattr(module.get_submodule(owner), own, getattr(module.get_submodule(source), theirs))
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -1,0 +1,98 @@
+"""The general route: the gradients themselves are held, whatever made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from recon_cli.profiling.graph import Node
+from recon_cli.profiling.products import inner_products
+from recon_cli.profiling.routes.route import ParameterGram, Route, pick
+
+
+class ByGradient(Route):
+    """Holds one row for each task that reaches the parameter; the gradient of a private one as it is.
+
+    :param parameter: the parameter.
+    :param users: the nodes of the graph that use it.
+    :param tasks: the number of tasks whose gradients may arrive at it.
+    """
+
+    def __init__(self, parameter: torch.Tensor, users: Sequence[Node], tasks: int) -> None:
+        super().__init__()
+        self.targets = self.parameters = [parameter]
+        self.sources = [users]
+        self._parameter = parameter
+        self._capacity = tasks
+        self._reached: list[int] = []
+        self._rows: torch.Tensor | None = None
+        # Rows hold a gradient in the order of the parameter's memory, so that a copy runs straight through both.
+        self._order = memory_order(parameter)
+
+    def bytes_held(self) -> dict[Node, int]:
+        """A row for each task, if there are several."""
+        size = self._parameter.numel() * self._parameter.element_size()
+        # Where other ranks alone reach the parameter, this one's graph has no use of it.
+        return {node: size * self._capacity for node in self.sources[0][:1]} if self._capacity > 1 else {}
+
+    def keep(self, task: int, target: int, gradient: torch.Tensor) -> None:
+        """Copy a gradient into its row, or add a further part of it."""
+        assert target == 0
+        ordered = (gradient.to_dense() if gradient.is_sparse else gradient).permute(self._order)
+        if task in self._reached:
+            self._row(self._reached.index(task), ordered.shape).add_(ordered)
+            return
+        if self._capacity == 1:
+            self._rows = ordered.reshape(1, -1)
+        else:
+            if self._rows is None:
+                self._rows = self.memory.take((self._capacity, self._parameter.numel()), self._parameter)
+            self._row(len(self._reached), ordered.shape).copy_(ordered)
+        self._reached.append(task)
+
+    def align(self, tasks: list[int]) -> torch.Tensor:
+        """Let the rows be those of these tasks, whichever were kept, so that they can be added up over ranks.
+
+        :returns: [n, size], to be changed in place; zeros for a task that was not kept.
+        """
+        if self._reached != tasks or self._capacity == 1:
+            aligned = self._parameter.new_zeros(len(tasks), self._parameter.numel())
+            for row, task in enumerate(self._reached):
+                assert self._rows is not None
+                aligned[tasks.index(task)] = self._rows[row]
+            self._rows, self._reached = aligned, tasks
+        assert self._rows is not None
+        return self._rows[: len(tasks)]
+
+    def grams(self) -> list[ParameterGram]:
+        """Multiply the rows."""
+        if self._rows is None:
+            return []
+        rows = self._rows[: len(self._reached)]
+        # The inner product of complex gradients is that of their real and imaginary parts.
+        rows = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
+        return [ParameterGram(self._parameter, inner_products(rows, rows), self._reached)]
+
+    def combine(self, weights: torch.Tensor) -> list[torch.Tensor | None]:
+        """Add up the rows."""
+        if self._rows is None:
+            return [None]
+        rows = self._rows[: len(self._reached)]
+        total = pick(weights, self._reached).to(rows.dtype) @ rows
+        shape = [self._parameter.shape[dimension] for dimension in self._order]
+        inverse = sorted(range(len(shape)), key=self._order.__getitem__)
+        return [total.view(shape).permute(inverse)]
+
+    def _row(self, index: int, shape: torch.Size) -> torch.Tensor:
+        assert self._rows is not None
+        return self._rows[index].view(shape)
+
+
+def memory_order(tensor: torch.Tensor) -> list[int]:
+    """The dimensions of a tensor from the slowest to the fastest in memory; as they are if it has gaps."""
+    dimensions = list(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return dimensions
+    order = sorted(dimensions, key=tensor.stride().__getitem__, reverse=True)
+    return order if tensor.permute(order).is_contiguous() else dimensions
