@@ -132,12 +132,11 @@ class JointTraining:
 
 
 def _restore_buffers(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    own = dict(model.named_buffers())
     for name, value in saved.items():
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        own = owner._buffers.get(leaf)
-        if own is not None and own.shape == value.shape and own.dtype == value.dtype:
-            own.copy_(value)
+        if name in own and (own[name].shape, own[name].dtype) == (value.shape, value.dtype):
+            own[name].copy_(value)
         else:
-            # A buffer that grew while the network trained.
-            owner._buffers[leaf] = value.to(next(model.parameters()).device)
+            # A buffer that came or grew while the network trained.
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner)._buffers[leaf] = value.to(next(model.parameters()).device)

@@ -16,6 +16,7 @@ import torch
 from recon_cli.profiling import keeping
 from tests import networks
 from tests.conftest import read_scores
+from tests.experiment.programs import WRITERS, write
 
 DATA = {
     "a data set": {"target": "tests.networks:Augmented", "batch_size": 8},
@@ -85,6 +86,16 @@ def test_so_does_one_that_measures_some_steps_only(recon, config, optimizer, opt
     assert recon("profile", path, "-o", "s.json", *options).code == 130
     recon("profile", path, "-o", "s.json", "--resume", *options).succeeds()
     assert Path("s.json").read_bytes() == uninterrupted(recon, path, *options)
+
+
+@pytest.mark.parametrize("how", WRITERS)
+def test_so_does_one_of_a_network_from_a_file(recon, config, how, tmp_path):
+    given = parts("a data set in order", at=7)
+    given["model"] = write(how, networks.TwoTasks(), (torch.rand(8, 1, 5, 5),), tmp_path)
+    path = config(**given)
+    assert recon("profile", path, "-o", "s.json", "--allow-torchscript").code == 130
+    recon("profile", path, "-o", "s.json", "--resume", "--allow-torchscript").succeeds()
+    assert Path("s.json").read_bytes() == uninterrupted(recon, path, "--allow-torchscript")
 
 
 def test_sigterm_ends_with_its_own_code(recon, config):
