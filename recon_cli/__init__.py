@@ -12,17 +12,29 @@ from recon_cli._version import __version__
 from recon_cli.errors import ReconError
 
 if TYPE_CHECKING:
+    from recon_cli.artifacts.cosines import Cosines
     from recon_cli.artifacts.manifest import Manifest
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
     from recon_cli.branching.module import BranchedModel, branch
     from recon_cli.profiling.profiler import ConflictProfiler
 
-__all__ = ["BranchedModel", "ConflictProfiler", "Manifest", "Ranking", "ReconError", "Scores", "__version__", "branch"]
+__all__ = [
+    "BranchedModel",
+    "ConflictProfiler",
+    "Cosines",
+    "Manifest",
+    "Ranking",
+    "ReconError",
+    "Scores",
+    "__version__",
+    "branch",
+]
 
 _HOMES = {
     "BranchedModel": "recon_cli.branching.module",
     "ConflictProfiler": "recon_cli.profiling.profiler",
+    "Cosines": "recon_cli.artifacts.cosines",
     "Manifest": "recon_cli.artifacts.manifest",
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",

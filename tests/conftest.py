@@ -146,7 +146,8 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
         for name, tally in tallies.items()
     )
     return Scores(
-        tasks=tasks, complete=True, iterations=sum(measured), iterations_requested=sum(measured),
+        tasks=tasks, complete=True, steps=sum(measured), steps_requested=sum(measured),
+        iterations=sum(measured), iterations_requested=sum(measured),
         stage_iterations=tuple(measured), task_iterations=first.task_iterations(),
         pair_iterations=first.pair_iterations(), method="joint", seed=0, device="cpu", batch_restarts=0,
         severities=tuple(severities), config_digest=None, checkpoint_digest=None,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import random
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -123,6 +127,58 @@ class Frozen(TwoTasks):
         self.spare = nn.Linear(2, 2)
 
 
+class ThreeTasks(nn.Module):
+    """Three tasks in float64; `absent` says what the output of a task without labels is: there, None or left out."""
+
+    def __init__(self, absent: str = "there") -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh())
+        self.heads = nn.ModuleDict({task: nn.Linear(5, 3) for task in "abc"})
+        self.absent = absent
+        self.double()
+
+    def forward(self, x, tasks):
+        x = self.trunk(x)
+        there = {task: head(x) for task, head in self.heads.items() if task in tasks or self.absent == "there"}
+        return {task: there.get(task) for task in "abc"} if self.absent == "none" else there
+
+
+class WithoutOutput(ThreeTasks):
+    """A network that forgets a task."""
+
+    def forward(self, x, tasks):
+        return {task: output for task, output in super().forward(x, tasks).items() if task != "c"}
+
+
+class UnsharedThree(ThreeTasks):
+    """Three networks that share nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.trunk
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 3).double() for task in "abc"})
+
+    def forward(self, x, tasks):
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+PRESENT = ("abc", "ac", "b", "bc", "ab", "c", "abc")
+"""The tasks that have labels in each of the partial batches."""
+
+
+def partial_batches(present: Sequence[str] = PRESENT, *, keys: bool = True) -> list[object]:
+    """Batches in which some tasks have no label: their key is missing, or with `keys` it holds None."""
+    generator = torch.Generator().manual_seed(2)
+    batches = []
+    for tasks in present:
+        x = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+        labels = {task: torch.randint(3, (6,), generator=generator) for task in "abc"}
+        shown = {task: label if task in tasks else None for task, label in labels.items()}
+        targets = {task: label for task, label in shown.items() if keys or label is not None}
+        batches.append(({"x": x, "tasks": tasks}, targets))
+    return batches
+
+
 class Tied(nn.Module):
     """An embedding whose table is also the weight of the decoder."""
 
@@ -192,6 +248,69 @@ def explode_loss(output, target, *, after: int = 2):
 
 
 explode_loss.calls = 0
+
+
+class Restless(nn.Module):
+    """A network whose steps depend on dropout, batch statistics, and a buffer that is no part of its state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 6))
+        self.heads = nn.ModuleDict({"left": nn.Linear(6, 3), "right": nn.Linear(6, 3)})
+        self.register_buffer("average", torch.zeros(6), persistent=False)
+        # Set by the first batch.
+        self.register_buffer("scale", None)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(F.relu(self.norm(self.conv(x))).mean(dim=(2, 3)))
+        if self.scale is None:
+            self.scale = features.detach().std() + 1
+        self.average = 0.9 * self.average + 0.1 * features.detach().mean(0)
+        return {task: head((features - self.average) / self.scale) for task, head in self.heads.items()}
+
+
+class Augmented(TwoTaskData):
+    """Images with noise from every random number generator."""
+
+    def __getitem__(self, index):
+        image, labels = super().__getitem__(index)
+        return image + torch.randn(1, 5, 5) + random.random() + numpy.random.rand(), labels
+
+
+class Shuffled:
+    """An iterable that shuffles its batches anew with every pass."""
+
+    def __iter__(self):
+        data = TwoTaskData()
+        starts = list(range(0, 32, 4))
+        random.shuffle(starts)
+        for start in starts:
+            part = slice(start, start + 8)
+            yield data.images[part], {"left": data.left[part], "right": data.right[part]}
+
+
+def own_loader():
+    """A loader of the user's, shuffled by the global generator."""
+    return torch.utils.data.DataLoader(Augmented(), batch_size=8, shuffle=True)
+
+
+def signal_loss(output, target, *, at: int, number: int):
+    """Cross-entropy; its call number `at` sends a signal to its own process."""
+    signal_loss.calls += 1
+    if signal_loss.calls == at:
+        os.kill(os.getpid(), number)
+    return F.cross_entropy(output, target)
+
+
+signal_loss.calls = 0
+
+
+def slow_loss(output, target):
+    """Cross-entropy that takes its time, so that a process can be stopped on the way."""
+    time.sleep(0.004)
+    return F.cross_entropy(output, target)
 
 
 def per_item_loss(output, target):

@@ -124,9 +124,11 @@ class Scores(Document):
     INDENT: ClassVar[int | None] = None
 
     tasks: tuple[str, ...]
-    complete: bool = Field(description="false if the profile ended before its last iteration")
-    iterations: int = Field(ge=0, description="iterations measured")
-    iterations_requested: int = Field(ge=1)
+    complete: bool = Field(description="false if the profile ended before its last step")
+    steps: int = Field(ge=0, description="training steps made")
+    steps_requested: int = Field(ge=1)
+    iterations: int = Field(ge=0, description="steps measured")
+    iterations_requested: int = Field(ge=1, description="steps that were to be measured")
     stage_iterations: tuple[Count, ...] = Field(min_length=1, description="iterations measured in each stage")
     task_iterations: tuple[Count, ...] = Field(description="measured iterations in which each task had a loss")
     pair_iterations: tuple[Count, ...] = Field(

@@ -12,12 +12,12 @@ import typer
 
 from recon_cli._version import __version__
 from recon_cli.cli import compare_rankings, init, profile, rank, split, verify
-from recon_cli.cli.errors import DONE, INTERRUPTED, report
+from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
     name="recon",
     help="Finds the layers where the tasks of a multi-task network fight, and splits them in its checkpoint.",
-    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, config or input, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, config or input, 130 or 143 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Plain help starts in half the time, and reads well in a log.
@@ -75,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):
             return _reader_left()
+        if end.code == TERMINATED:
+            return report(end)
         return end.code if isinstance(end.code, int) else DONE
     except Exception as error:  # noqa: BLE001  (the last place that can turn an error into a message)
         if hasattr(error, "show") and hasattr(error, "exit_code"):

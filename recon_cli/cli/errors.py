@@ -1,6 +1,7 @@
 """From exceptions to messages and exit codes.
 
-0: done. 1: a check that the user asked for failed. 2: wrong usage, config or input. 130: interrupted.
+0: done. 1: a check that the user asked for failed. 2: wrong usage, config or input. 130, 143: interrupted
+by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ DONE = 0
 CHECK_FAILED = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 _TRACEBACK_HINT = "set RECON_DEBUG=1 to see where"
 
@@ -26,6 +28,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         say("error", "interrupted")
         return INTERRUPTED
+    if isinstance(error, SystemExit):
+        say("error", "terminated")
+        return TERMINATED
     message, hint = _describe(error)
     say("error", message)
     if hint:

@@ -18,7 +18,19 @@ def command(
     ],
     iterations: Annotated[
         int | None,
-        typer.Option("--iterations", min=1, metavar="N", help="How many iterations to measure; default: the config's."),
+        typer.Option("--iterations", min=1, metavar="N", help="How many steps to train; default: the config's."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="How many steps to measure, spread over the run; default: the config's.",
+        ),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option("--every", min=1, metavar="N", help="Measure every N-th step instead.")
     ] = None,
     device: Annotated[
         str | None,
@@ -34,6 +46,13 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    save_cosines: Annotated[
+        bool,
+        typer.Option("--save-cosines", help="Write every cosine to FILE's sibling .cosines.safetensors as well."),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted; without one, start.")
+    ] = False,
     allow_code: Annotated[
         bool,
         typer.Option(
@@ -46,7 +65,17 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train jointly for some iterations, and measure on every shared layer how often the tasks' gradients conflict."""
+    """Train jointly for some steps, and measure on every shared layer how often the tasks' gradients conflict.
+
+    While it runs, a folder beside FILE (scores.run for scores.json) keeps its state. Ctrl-C and SIGTERM let it finish
+    the step, save, and end with exit code 130 or 143; the same command with --resume goes on, and ends in the same
+    scores. A job that may be preempted:
+
+    \b
+      #!/bin/sh
+      #SBATCH --requeue --signal=TERM@120
+      srun recon profile recon.yaml -o scores.json --resume
+    """
     from recon_cli.config.loading import load_config
 
     sink = Output.choose(json=json, quiet=quiet, to=output)
@@ -56,7 +85,7 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, seed, device, checkpoint, allow_code)
+    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint, allow_code)
     with ProfileProgress(sink) as progress:
-        scores = profile(request, progress, output, overwrite=force)
+        scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress, TaskID
 
-    from recon_cli.profiling.run import Leader
+    from recon_cli.profiling.leaders import Leader
 
 _SECONDS_BETWEEN_TABLES = 0.5
 
@@ -42,12 +42,10 @@ class ProfileProgress:
     ) -> None:
         self._stop()
 
-    def warned(self, message: str) -> None:
-        """Pass a warning on."""
-        self._sink.warning(message)
-
-    def started(self, iterations: int, device: str) -> None:
+    def started(self, steps: int, device: str, done: int) -> None:
         """Begin to show the bar."""
+        if done:
+            self._sink.note(f"going on after step {done} of {steps}")
         if not self._sink.is_watched:
             return
         from rich.live import Live
@@ -59,15 +57,15 @@ class ProfileProgress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._progress.add_task("iterations", total=iterations)
+        self._task = self._progress.add_task("steps", total=steps, completed=done)
         self._live = Live(self._progress, console=make_console(sys.stderr), refresh_per_second=4, transient=True)
         self._live.start()
 
-    def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
+    def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
         """Move the bar, and now and then show the layers that lead."""
         if self._live is None or self._progress is None or self._task is None:
             return
-        self._progress.update(self._task, completed=iteration)
+        self._progress.update(self._task, completed=step)
         if time.monotonic() >= self._next_table:
             self._live.update(self._picture(leaders()))
             self._next_table = time.monotonic() + _SECONDS_BETWEEN_TABLES
@@ -76,13 +74,27 @@ class ProfileProgress:
         """Say so the first time; a long run starts over at every epoch."""
         if times == 1:
             self._pause_for(
-                lambda: self._sink.note("the data has fewer batches than there are iterations; it is started over")
+                lambda: self._sink.note("the data has fewer batches than there are steps; it is started over")
             )
+
+    def noted(self, message: str) -> None:
+        """Pass a note on."""
+        self._pause_for(lambda: self._sink.note(message))
+
+    def warned(self, message: str) -> None:
+        """Pass a warning on."""
+        self._pause_for(lambda: self._sink.warning(message))
 
     def kept(self, path: Path, iterations: int) -> None:
         """Say where an unfinished profile lies."""
         self._stop()
         self._sink.warning(f"the {iterations} iterations measured until then are kept in {path}")
+
+    def suspended(self, folder: Path, step: int | None) -> None:
+        """Say where a run that was asked to stop lies."""
+        self._stop()
+        when = "as it was last saved" if step is None else f"as it was after step {step}"
+        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
 
     def _pause_for(self, speak: Callable[[], None]) -> None:
         if self._live is None:

@@ -29,6 +29,14 @@ def command(
             "--stage", metavar="N", help="Rank by stage N of the profile, counted from 1.", show_default=False
         ),
     ] = None,
+    cosines: Annotated[
+        Path | None,
+        typer.Option(
+            "--cosines",
+            metavar="FILE",
+            help="Count from these, which `profile --save-cosines` wrote, at any severity.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the ranking here; - is standard output."),
@@ -41,16 +49,18 @@ def command(
 
     A plain `{layer: score}` file is accepted as well.
     """
+    from recon_cli.artifacts.cosines import Cosines
     from recon_cli.artifacts.document import name_of, read_json
     from recon_cli.ranking.rank import rank_document
     from recon_cli.reporting.ranking import ranking_remarks, ranking_view, ranking_warnings
 
     sink = Output.choose(json=json, quiet=quiet, to=output)
-    ranking = rank_document(read_json(scores), name_of(scores), severity, stage)
+    given = None if cosines is None else Cosines.read(cosines)
+    ranking = rank_document(read_json(scores), name_of(scores), severity, stage, given)
     for warning in ranking_warnings(ranking):
         sink.warning(warning)
     for remark in ranking_remarks(ranking):
         sink.note(remark)
     if output is not None:
-        ranking.write(output, overwrite=force, inputs=[scores])
+        ranking.write(output, overwrite=force, inputs=[scores] if cosines is None else [scores, cosines])
     sink.result(ranking, lambda: ranking_view(ranking))

@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from recon_cli.errors import counted, listed, number
 from recon_cli.tasks import check_task_name
 
+DEFAULT_SAMPLES = 1500
+"""The standard error of a rate is at most 1.3% then."""
+
 DEFAULT_SEVERITIES = (0.0, -0.01, -0.02, -0.03, -0.04, -0.05, -0.1, -0.15, -0.2)
 
 
@@ -101,6 +104,7 @@ class TaskSection(Section):
     name: str
     loss: Annotated[LossSection, BeforeValidator(_loss_by_name)]
     label: Annotated[str | int, BeforeValidator(_check_label)]
+    partial: bool = False
 
     @field_validator("name")
     @classmethod
@@ -126,9 +130,11 @@ class OptimizerSection(Section):
 
 
 class ProfileSection(Section):
-    """How long conflicts are measured, at which severities, and on which layers."""
+    """How long the network trains, on which steps conflicts are measured, at which severities, and on which layers."""
 
     iterations: Annotated[int, Field(ge=1)] = 300
+    samples: Annotated[int, Field(ge=1)] = DEFAULT_SAMPLES
+    every: Annotated[int, Field(ge=1)] | None = None
     stages: Annotated[int, Field(ge=1, le=100)] = 4
     severities: Annotated[list[float], Field(min_length=1)] = list(DEFAULT_SEVERITIES)
     include: list[str] = ["*"]
@@ -142,6 +148,12 @@ class ProfileSection(Section):
                 raise ValueError(f"the severity {number(value)} is not in (-1, 0]")
         # Adding zero turns -0.0, which a file would show, into 0.0.
         return sorted({value + 0.0 for value in values}, reverse=True)
+
+    @model_validator(mode="after")
+    def _sampled_one_way(self) -> ProfileSection:
+        if self.every is not None and "samples" in self.model_fields_set:
+            raise ValueError("`every` and `samples` contradict each other; give one of them")
+        return self
 
 
 class Config(Section):

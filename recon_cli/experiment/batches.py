@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from recon_cli.config.schema import DataSection
 from recon_cli.errors import ReconError, counted, listed, quoted
+from recon_cli.experiment.random_states import random_states, set_random_states
 from recon_cli.experiment.targets import call_target, user_code
+
+_END: Final = object()
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,22 @@ class Batch:
             return model(*self.inputs)
         return model(self.inputs)
 
-    def label(self, task: str, label: str | int) -> Any:
-        """The label of a task.
+    def label(self, task: str, label: str | int, *, partial: bool = False) -> Any:
+        """The label of a task; None if it has none in this batch.
 
         :param label: a key or an index among the targets; a column where the targets are one tensor.
+        :param partial: whether the key may be missing, which means that the task has no label.
         :raises ReconError: if the targets have no such part.
         """
         targets = self.targets
         if isinstance(targets, Mapping):
             if label not in targets:
-                known = listed(targets)
-                raise ReconError(f"task {quoted(task)}: the batch has no label {quoted(label)}; it has {known}")
+                if partial:
+                    return None
+                raise ReconError(
+                    f"task {quoted(task)}: the batch has no label {quoted(label)}; it has {listed(targets)}",
+                    f"if {quoted(label)} is missing from some batches only, set `partial: true` for that task",
+                )
             return targets[label]
         if not isinstance(label, int):
             raise ReconError(
@@ -69,7 +77,7 @@ class Batch:
 
 
 class Batches:
-    """An endless sequence of batches on a device.
+    """An endless sequence of batches on a device, which can be taken up where it was.
 
     :param section: the data's target and how a Dataset is batched.
     :param seed: seeds the order in which a Dataset is shuffled.
@@ -83,17 +91,65 @@ class Batches:
         self._loader = _make_loader(section, seed)
         self.restarts = 0
         self._started = False
+        self._epoch = 0
+        self._position = 0
+        self._raw: Iterator[Any] | None = None
+        self._beginning: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        for times in count():
-            number = 0
-            with user_code(f"data.target {quoted(self._section.target)}"):
-                for raw in self._loader:
-                    number += 1
-                    self.restarts = times
-                    yield self._batch(raw)
-            if number == 0:
-                raise self._no_more()
+        return self
+
+    def __next__(self) -> Batch:
+        with user_code(f"data.target {quoted(self._section.target)}"):
+            while True:
+                if self._raw is None:
+                    self._beginning = {"random": random_states(), "generator": self._generator_state()}
+                    self._raw, self._position = iter(self._loader), 0
+                raw = next(self._raw, _END)
+                if raw is not _END:
+                    break
+                if self._position == 0:
+                    raise self._no_more()
+                self._raw = None
+                self._epoch += 1
+            self._position += 1
+            self.restarts = self._epoch
+            return self._batch(raw)
+
+    def state(self) -> dict[str, Any]:
+        """Where the sequence is, and how the random numbers stood when its present pass over the data began."""
+        return {"epoch": self._epoch, "position": self._position, "beginning": self._beginning}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another sequence of the same data was; the random number generators are left anywhere.
+
+        The batches of the present pass that are done are made again, and dropped.
+
+        :param state: what `state` gave after a batch.
+        :raises ReconError: if the data has become less.
+        """
+        self._epoch = self.restarts = state["epoch"]
+        self._position, self._beginning = state["position"], state["beginning"]
+        self._started = True
+        set_random_states(self._beginning["random"])
+        generator = self._generator()
+        if generator is not None and self._beginning["generator"] is not None:
+            generator.set_state(self._beginning["generator"])
+        with user_code(f"data.target {quoted(self._section.target)}"):
+            self._raw = iter(self._loader)
+            for done in range(self._position):
+                if next(self._raw, _END) is _END:
+                    raise ReconError(
+                        f"data.target {quoted(self._section.target)} gave {done} batches this time, "
+                        f"but {self._position} or more to the run that is to go on"
+                    )
+
+    def _generator(self) -> torch.Generator | None:
+        return self._loader.generator if isinstance(self._loader, DataLoader) else None
+
+    def _generator_state(self) -> torch.Tensor | None:
+        generator = self._generator()
+        return None if generator is None else generator.get_state()
 
     def _no_more(self) -> ReconError:
         target = quoted(self._section.target)
@@ -152,7 +208,14 @@ def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
         drop_last=section.drop_last,
         num_workers=section.workers,
         generator=torch.Generator().manual_seed(seed),
+        worker_init_fn=_outlive_a_signal,
     )
+
+
+def _outlive_a_signal(_: int) -> None:
+    """Let a worker finish what it does when its whole process group is asked to stop; the run ends it afterwards."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

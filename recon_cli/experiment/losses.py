@@ -18,12 +18,16 @@ from recon_cli.outputs import output_of
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its name among the network's outputs, its loss, and where a batch holds its label."""
+    """A task: its name among the network's outputs, its loss, and where a batch holds its label.
+
+    :ivar partial: whether the label's key may be missing from a batch.
+    """
 
     name: str
     loss: Callable[..., Any]
     label: str | int
     arguments: dict[str, Any]
+    partial: bool = False
 
     @classmethod
     def from_section(cls, section: TaskSection) -> Task:
@@ -31,7 +35,7 @@ class Task:
 
         :raises ReconError: if there is no such loss.
         """
-        return cls(section.name, _find_loss(section.loss.target), section.label, section.loss.kwargs)
+        return cls(section.name, _find_loss(section.loss.target), section.label, section.loss.kwargs, section.partial)
 
     def loss_on(self, output: Any, label: Any) -> torch.Tensor:
         """The task's loss, a scalar that can be differentiated.
@@ -53,17 +57,40 @@ class Task:
         return loss
 
 
-def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> list[torch.Tensor]:
-    """One forward pass, and the loss of every task on it.
+def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> dict[int, torch.Tensor]:
+    """One forward pass, and the loss of every task that has a label in the batch.
 
-    :returns: a scalar for each task, in order.
-    :raises ReconError: if the model or a loss fails, or a task has no output or label.
+    :returns: a scalar for each of those tasks, by its index, in order.
+    :raises ReconError: if the model or a loss fails, a task with a label has no output, or no task has a label.
     """
+    labels = {}
+    for index, task in enumerate(tasks):
+        label = batch.label(task.name, task.label, partial=task.partial)
+        if label is not None:
+            labels[index] = label
+    if not labels:
+        raise ReconError("a batch has no label for any of the tasks", "leave such batches out of the data")
     names = [task.name for task in tasks]
     with user_code("the model"):
         output = batch.call(model)
-        outputs = [output_of(output, names, name) for name in names]
-    return [task.loss_on(own, batch.label(task.name, task.label)) for task, own in zip(tasks, outputs, strict=True)]
+        outputs = {index: output_of(output, names, names[index]) for index in labels}
+    return {index: tasks[index].loss_on(outputs[index], label) for index, label in labels.items()}
+
+
+def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+    """Refuse losses that are NaN or infinite.
+
+    :param iteration: the iteration, counted from 0.
+    :raises ReconError: naming the task and the iteration.
+    """
+    # One transfer for all losses: each would stop the device.
+    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
+    for task, value in zip(tasks, values, strict=True):
+        if value - value != 0:
+            raise ReconError(
+                f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
+                "lower the learning rate, or look at that task's labels",
+            )
 
 
 def _find_loss(target: str) -> Callable[..., Any]:

@@ -1,22 +1,20 @@
-"""The profile itself: iterations of joint training, and the task gradients' cosines at each of them."""
+"""What a profile measures: the layers that count, which tasks reach them, and the cosines of their task gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from recon_cli.artifacts.scores import LayerStage, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
-from recon_cli.experiment.build import Experiment
-from recon_cli.experiment.losses import task_losses
-from recon_cli.experiment.targets import user_code
 from recon_cli.layers.discovery import Layer
-from recon_cli.profiling.engine import GramEngine, LayerGrams
+from recon_cli.profiling.cosines import cosines, pair_indices
+from recon_cli.profiling.engine import LayerGrams
 from recon_cli.profiling.tally import ConflictTally
 
 
@@ -65,16 +63,23 @@ class Measurement:
         """The iterations measured."""
         return sum(self.tally.stage_iterations())
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether any step had two tasks that share a layer."""
+        return any(stage.pairs or stage.non_finite for stage in self.trunk())
+
     def shared(self) -> list[int]:
         """The indices of the tallied layers that two or more tasks reach."""
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
 
-    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> None:
+    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> torch.Tensor:
         """Count one iteration.
 
         :param found: the Gram matrices of the tasks that are present.
         :param stage: the stage, counted from 0.
         :param present: the indices of those tasks, ascending; None for all.
+        :returns: the cosines, float64, [L + 1, pairs], the last row that of all shared layers as one; NaN where a pair
+            was not measured, +inf where a gradient was not finite.
         """
         grams, reached = found.grams.cpu(), found.reached
         at = torch.arange(len(self.tasks)) if present is None else torch.tensor(present)
@@ -91,6 +96,30 @@ class Measurement:
         grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
         reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
         self.tally.add(stage, grams, reached, there)
+        i, j = pair_indices(len(self.tasks))
+        return cosines(grams).nan_to_num(torch.inf).masked_fill(~(reached[:, i] & reached[:, j]), torch.nan)
+
+    def state(self) -> dict[str, Any]:
+        """What was measured so far, as plain data and tensors, which are the measurement's own."""
+        return {
+            "layers": [layer.name for layer in self.tallied],
+            "reached": self.reached,
+            "counts": self.tally.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what another measurement of the same network and settings holds.
+
+        :raises ReconError: if it is one of another network or of other settings.
+        """
+        own = [layer.name for layer in self.tallied]
+        if state["layers"] != own:
+            changed = sorted(set(own) ^ set(state["layers"]))
+            raise ReconError(
+                f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
+            )
+        self.tally.restore(state["counts"])
+        self.reached.copy_(state["reached"])
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.
@@ -104,6 +133,18 @@ class Measurement:
             names = [layer.name for layer, hit in zip(self.tallied, column, strict=True) if hit]
             reach.append(f"{quoted(task)} reaches {listed(names, 3) or 'none'}")
         raise ReconError(f"no layer is shared by two tasks: {'; '.join(reach)}")
+
+    def check_measured(self) -> None:
+        """Refuse to make scores of nothing.
+
+        :raises ReconError: if no layer is shared, or no measured step had two tasks that share one.
+        """
+        self.check_shared()
+        if not self.has_pairs:
+            raise ReconError(
+                "no measured step had two tasks that share a layer",
+                "measure more steps, or let batches have the labels of more tasks",
+            )
 
     def trunk(self) -> tuple[LayerStage, ...]:
         """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""
@@ -150,48 +191,3 @@ class Measurement:
 
     def _tasks_of(self, index: int) -> tuple[str, ...]:
         return tuple(task for task, hit in zip(self.tasks, self.reached[index], strict=True) if hit)
-
-
-def measure(
-    experiment: Experiment, measurement: Measurement, iterations: int, on_iteration: Callable[[], None]
-) -> None:
-    """Train jointly for some iterations, and count the conflicts of each.
-
-    :param measurement: is filled; if an iteration fails, it holds all iterations before.
-    :param on_iteration: called after every iteration.
-    :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
-    """
-    engine = GramEngine(experiment.model, measurement.tallied)
-    tasks = len(measurement.tasks)
-    joint = torch.full((tasks,), 1 / tasks, dtype=torch.float64, device=experiment.device)
-    batches = iter(experiment.batches)
-    for iteration in range(iterations):
-        batch = next(batches)
-        with engine.watching():
-            losses = task_losses(experiment.model, experiment.tasks, batch)
-        check_finite(losses, measurement.tasks, iteration)
-        with user_code("the backward pass"):
-            found = engine.backward(losses, joint)
-        if iteration == 0:
-            measurement.reached |= found.reached
-            measurement.check_shared()
-        measurement.record(found, iteration * measurement.settings.stages // iterations)
-        with user_code("the optimizer's step"):
-            experiment.optimizer.step()
-        on_iteration()
-
-
-def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
-    """Refuse losses that are NaN or infinite.
-
-    :param iteration: the iteration, counted from 0.
-    :raises ReconError: naming the task and the iteration.
-    """
-    # One transfer for all losses: each would stop the device.
-    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
-    for task, value in zip(tasks, values, strict=True):
-        if value - value != 0:
-            raise ReconError(
-                f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
-                "lower the learning rate, or look at that task's labels",
-            )

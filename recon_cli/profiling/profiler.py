@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.device import device_name
+from recon_cli.experiment.losses import check_finite
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.engine import GramEngine
-from recon_cli.profiling.measure import Measurement, check_finite
+from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.sampling import Sampling
 from recon_cli.tasks import check_tasks
 
 
 class ConflictProfiler:
     """Measures how often tasks conflict, while somebody else's loop trains the network.
 
-        profiler = ConflictProfiler(model, ["segmentation", "depth"], every=10)
+        profiler = ConflictProfiler(model, ["segmentation", "depth"], steps=len(loader))
         for images, targets in loader:
             outputs = model(images)
             losses = {"segmentation": ..., "depth": ...}
@@ -33,12 +36,14 @@ class ConflictProfiler:
             optimizer.step()
         profiler.scores().write(Path("scores.json"))
 
-    Every n-th step costs one more backward pass per further task; the others cost what they did before.
+    A measured step costs one more backward pass per further task; the others cost what they did before. What counts is
+    how many steps are measured, not how many of them lie between: their cosines are nearly independent.
 
     :param model: the network; it is not changed, but for forward hooks between a step and a sampled one.
     :param tasks: the names of its tasks, in the order of its outputs.
-    :param every: n: every n-th step is measured, the first one among them.
     :param steps: how many steps the loop will make, if that is known; the stages are parts of it.
+    :param every: n: every n-th step is measured, the first one among them. Default: 10, if `steps` is not known.
+    :param samples: how many steps are measured, spread evenly over the run. Default: 1500, if `steps` is known.
     :param stages: how many parts of the run are counted apart; more than one needs `steps`.
     :param severities: the severities S at which conflicts are counted.
     :param include: patterns of layer names to measure.
@@ -51,8 +56,9 @@ class ConflictProfiler:
         model: nn.Module,
         tasks: Sequence[str],
         *,
-        every: int = 1,
         steps: int | None = None,
+        every: int | None = None,
+        samples: int | None = None,
         stages: int | None = None,
         severities: Sequence[float] = DEFAULT_SEVERITIES,
         include: Sequence[str] = ("*",),
@@ -63,13 +69,10 @@ class ConflictProfiler:
                 "a model wrapped in DistributedDataParallel cannot be profiled yet",
                 "its gradients are averaged in a way that separate backward passes would miss",
             )
-        if every < 1 or (steps is not None and steps < 1):
-            raise ReconError("`every` and `steps` are 1 or more")
+        self._sampling = Sampling.choose(steps, every, samples)
         if stages is not None and stages > 1 and steps is None:
             raise ReconError(f"{stages} stages need `steps`, to know where one ends")
         self.tasks = check_tasks(tasks)
-        self._every = every
-        self._steps = steps
         settings = ProfileSection(
             iterations=steps or 1,
             stages=stages or (4 if steps else 1),
@@ -127,16 +130,15 @@ class ConflictProfiler:
         measurement = self._measurement
         if measurement.iterations == 0:
             raise ReconError("nothing was measured yet", "call `backward` on every step")
-        if not any(stage.pairs or stage.non_finite for stage in measurement.trunk()) and measurement.shared():
-            raise ReconError(
-                "no measured step had two tasks that share a layer", "lower `every`, or give more tasks a loss"
-            )
-        measurement.check_shared()
+        measurement.check_measured()
+        requested = self._sampling.steps or 0
         return Scores(
             tasks=self.tasks,
-            complete=self._steps is None or self._step >= self._steps,
+            complete=self._step >= requested,
+            steps=self._step,
+            steps_requested=max(self._step, requested),
             iterations=measurement.iterations,
-            iterations_requested=max(measurement.iterations, -(-(self._steps or 0) // self._every)),
+            iterations_requested=max(measurement.iterations, self._sampling.count(requested)),
             stage_iterations=measurement.tally.stage_iterations(),
             task_iterations=measurement.tally.task_iterations(),
             pair_iterations=measurement.tally.pair_iterations(),
@@ -161,11 +163,11 @@ class ConflictProfiler:
         """Everything that a profiler of the same network and settings needs to go on; plain data and tensors."""
         return {
             "tasks": list(self.tasks),
-            "every": self._every,
+            "steps": self._sampling.steps,
+            "every": self._sampling.every,
+            "samples": self._sampling.samples,
             "step": self._step,
-            "reached": self._measurement.reached.clone(),
-            "layers": [layer.name for layer in self._measurement.tallied],
-            "counts": self._measurement.tally.state(),
+            **copy.deepcopy(self._measurement.state()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,31 +178,23 @@ class ConflictProfiler:
         expected = self.state_dict()
         if set(state) != set(expected):
             raise ReconError("the saved state is not one of a ConflictProfiler")
-        for name in ("tasks", "every"):
+        for name in ("tasks", "steps", "every", "samples"):
             if state[name] != expected[name]:
                 raise ReconError(f"the saved state has {name} {state[name]}, this profiler {expected[name]}")
-        own = [layer.name for layer in self._measurement.tallied]
-        if state["layers"] != own:
-            changed = sorted(set(own) ^ set(state["layers"]))
-            raise ReconError(
-                f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
-            )
-        self._measurement.tally.restore(state["counts"])
-        self._measurement.reached.copy_(state["reached"])
+        self._measurement.restore(state)
         self._step = state["step"]
         self._watch_if_sampled()
 
     @property
     def _is_sampled(self) -> bool:
-        return self._step % self._every == 0
+        return self._sampling.includes(self._step)
 
     def _measure(self, losses: Sequence[torch.Tensor], present: Sequence[int]) -> None:
         check_finite(losses, [self.tasks[index] for index in present], self._step)
         self._engine.unwatch()
         weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=losses[0].device)
         found = self._engine.backward(losses, weights, accumulate=True)
-        stages = self._measurement.settings.stages
-        stage = 0 if self._steps is None else min(self._step * stages // self._steps, stages - 1)
+        stage = self._sampling.stage(self._step, self._measurement.settings.stages)
         self._measurement.record(found, stage, present)
 
     def _watch_if_sampled(self) -> None:

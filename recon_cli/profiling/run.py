@@ -4,60 +4,60 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from recon_cli._version import __version__
+from recon_cli.artifacts.cosines import Cosines, cosines_path
+from recon_cli.artifacts.digests import PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.publish import check_output
+from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
-from recon_cli.errors import ReconError
-from recon_cli.experiment.build import Experiment, build_experiment
+from recon_cli.errors import ReconError, quoted
+from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
-from recon_cli.profiling.measure import Measurement, measure
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A layer that leads the ranking so far.
-
-    :ivar severity: S.
-    :ivar score: its S-conflict score so far.
-    :ivar rate: the share of its task pairs that conflict.
-    """
-
-    name: str
-    severity: float
-    score: int
-    rate: float
+from recon_cli.profiling.cosine_log import CosineLog
+from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals
+from recon_cli.profiling.keeping import StateKeeper
+from recon_cli.profiling.leaders import Leader, leaders
+from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.run_folder import RunFolder
+from recon_cli.profiling.sampling import Sampling
+from recon_cli.profiling.training import JointTraining
 
 
 class Observer(Protocol):
     """Somebody who watches a profile."""
 
-    def warned(self, message: str) -> None:
-        """Something about the network is probably not what was meant."""
+    def started(self, steps: int, device: str, done: int) -> None:
+        """The network is built: how many training steps there are, and how many were made by a run that goes on now."""
 
-    def started(self, iterations: int, device: str) -> None:
-        """The network is built: how many iterations are to come."""
-
-    def advanced(self, iteration: int, leaders: Callable[[], list[Leader]]) -> None:
-        """An iteration is done; `leaders` gives the layers that lead so far, if they are wanted."""
+    def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
+        """A step is done; `leaders` gives the layers that lead so far, if they are wanted."""
 
     def restarted(self, times: int) -> None:
         """The data ran out and was started over for the `times`-th time."""
 
+    def noted(self, message: str) -> None:
+        """Something is worth knowing."""
+
+    def warned(self, message: str) -> None:
+        """Something is probably not as it was meant."""
+
     def kept(self, path: Path, iterations: int) -> None:
-        """The run ended early; what was measured until then was written to `path`."""
+        """The run failed; what was measured until then was written to `path`."""
+
+    def suspended(self, folder: Path, step: int | None) -> None:
+        """The run was asked to stop; `folder` keeps it as it was after `step`, or as it was last saved."""
 
 
 @dataclass(frozen=True)
@@ -69,50 +69,249 @@ class ProfileRequest:
 
     config: LoadedConfig
     iterations: int | None = None
+    every: int | None = None
+    samples: int | None = None
     seed: int | None = None
     device: str | None = None
     checkpoint: Path | None = None
     allow_code: bool = False
 
 
-def profile(request: ProfileRequest, observer: Observer, output: Path | None, *, overwrite: bool = False) -> Scores:
+def profile(
+    request: ProfileRequest,
+    observer: Observer,
+    output: Path | None,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    save_cosines: bool = False,
+) -> Scores:
     """Measure the conflicts of a network's tasks (Recon, Algorithm 1, first part).
 
+    While it runs, a folder beside `output` (`scores.run` for `scores.json`) keeps its state; SIGINT and SIGTERM let it
+    finish its step, save, and end by KeyboardInterrupt or SystemExit(143).
+
     :param output: the scores file, `-` for standard output, or None for none.
-    :raises ReconError: if the config does not work, or a loss becomes NaN or infinite. What was measured until then is
-        kept in a file beside `output` whose name says `partial`; so it is when the run is interrupted.
+    :param overwrite: whether an existing file is replaced, and an unfinished run beside it dropped.
+    :param resume: whether to go on with the run beside `output`, if there is one. It ends in the same bytes as if it
+        had not been interrupted.
+    :param save_cosines: whether every cosine is written to a file beside `output` (`artifacts/cosines.py`).
+    :raises ReconError: if the config does not work, the run to go on with is of another kind, or a loss becomes NaN or
+        infinite. What was measured until then is kept in a file beside `output` whose name says `partial`.
     """
+    folder = None
     if output is not None and output != STANDARD_STREAM:
         # The user's code may change the working folder.
         output = output.absolute()
-        _check_output(request, output, overwrite=overwrite)
-    config = request.config.config
-    settings = config.profile
-    iterations = settings.iterations if request.iterations is None else request.iterations
-    seed = config.seed if request.seed is None else request.seed
-    device = choose_device(request.device or config.device)
+        for path in (output, cosines_path(output)) if save_cosines else (output,):
+            _check_output(request, path, overwrite=overwrite)
+        folder = RunFolder(output)
+        if not (resume or overwrite):
+            folder.check_absent()
+    elif save_cosines:
+        raise ReconError("cosines are written beside the scores, which have no place", "name a file: `-o scores.json`")
+    elif resume:
+        raise ReconError("a run whose scores go to standard output cannot be resumed", "name a file: `-o scores.json`")
+    seed = request.config.config.seed if request.seed is None else request.seed
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
-        experiment = build_experiment(
-            request.config, seed=seed, device=device, checkpoint=request.checkpoint, allow_code=request.allow_code
-        )
-        for warning in experiment.warnings:
+        log = CosineLog(folder.path) if folder is not None and save_cosines else None
+        run = _Run(request, seed, log)
+        for warning in run.experiment.warnings:
             observer.warned(warning)
-        model = experiment.model
-        measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-
-        def scores(*, complete: bool) -> Scores:
-            return _scores(request, experiment, measurement, iterations, seed, complete)
-
-        observer.started(iterations, device_name(device))
-        with _keeping_partial(measurement, lambda: scores(complete=False), output, observer):
-            measure(experiment, measurement, iterations, _reporter(experiment, measurement, observer))
-            result = scores(complete=True)
+        if folder is not None:
+            _begin(run, folder, observer, resume=resume)
+        observer.started(run.steps, device_name(run.experiment.device), run.training.step)
+        keeper = None if folder is None else StateKeeper(folder, run.state, observer.warned)
+        with _keeping(run, folder, keeper, output, observer):
+            run.train(observer, keeper)
+            result = run.scores()
             if output is not None and output != STANDARD_STREAM:
-                result.write(output, overwrite=overwrite)
+                run.write(output, overwrite=overwrite)
+        if folder is not None:
+            try:
+                folder.remove()
+            except ReconError as error:
+                observer.warned(error.message)
     if output == STANDARD_STREAM:
         result.write(output)
     return result
+
+
+def _begin(run: _Run, folder: RunFolder, observer: Observer, *, resume: bool) -> None:
+    if resume and folder.has_state:
+        run.restore(folder.load(), folder.path)
+        return
+    if resume and not folder.exists:
+        observer.noted(f"there is no run in {quoted(folder.path)} to go on with; starting from the beginning")
+    elif resume:
+        observer.noted(f"the run in {quoted(folder.path)} saved nothing yet; starting from the beginning")
+    # Whoever must not replace a run was refused before.
+    folder.remove()
+    folder.create()
+
+
+class _Run:
+    """One profile: what is trained, how far it is, and what was measured until then.
+
+    :ivar steps: the training steps of the whole run.
+    """
+
+    def __init__(self, request: ProfileRequest, seed: int, log: CosineLog | None) -> None:
+        config = request.config.config
+        settings = config.profile
+        self._request = request
+        self._seed = seed
+        self._log = log
+        self.steps = settings.iterations if request.iterations is None else request.iterations
+        self._sampling = _sampling(request, self.steps)
+        device = choose_device(request.device or config.device)
+        self.experiment = build_experiment(
+            request.config, seed=seed, device=device, checkpoint=request.checkpoint, allow_code=request.allow_code
+        )
+        model = self.experiment.model
+        self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
+        self.training = JointTraining(self.experiment, self.measurement, self._sampling, log)
+
+    def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
+        """Make the steps that are left.
+
+        :raises Interrupted: if a signal asks to stop before the last one.
+        """
+        batches = self.experiment.batches
+        restarts = batches.restarts
+        with noticing_signals() as interruption:
+            while self.training.step < self.steps:
+                self._advance(interruption)
+                if batches.restarts > restarts:
+                    restarts = batches.restarts
+                    observer.restarted(restarts)
+                observer.advanced(self.training.step, lambda: leaders(self.measurement))
+                if interruption.signal is not None and self.training.step < self.steps:
+                    raise Interrupted(interruption.signal, between_steps=True)
+                if keeper is not None:
+                    keeper.save_if_due()
+        self._warn_of_missing_tasks(observer)
+        self.measurement.check_measured()
+
+    def _advance(self, interruption: Interruption) -> None:
+        try:
+            self.training.advance()
+        except Exception:
+            # The signal may have ended processes that the step needed, such as those that load the data.
+            if interruption.signal is None:
+                raise
+            raise Interrupted(interruption.signal, between_steps=False) from None
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, and what tells the run from others."""
+        if self._log is not None:
+            # A state never counts on cosines that are not on disk.
+            self._log.flush()
+        return {
+            "run": self._identity(),
+            "training": self.training.state(),
+            "measurement": self.measurement.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], source: Path) -> None:
+        """Go on where a run of the same kind was.
+
+        :param source: what the state is called in messages.
+        :raises ReconError: naming what differs, if it was of another kind.
+        """
+        if set(state) != {"run", "training", "measurement"}:
+            raise ReconError(
+                f"{quoted(source)} holds no state of a profile", "pass --force without --resume to start anew"
+            )
+        was, now = state["run"], self._identity()
+        changed = [name for name in now if was.get(name) != now[name]]
+        if changed:
+            differences = "; ".join(
+                f"{name}: {_short(was.get(name))} there, {_short(now[name])} here" for name in changed
+            )
+            raise ReconError(
+                f"the run in {quoted(source)} is another one: {differences}",
+                "run it as it was begun, or pass --force without --resume to start anew",
+            )
+        self.measurement.restore(state["measurement"])
+        self.training.restore(state["training"])
+        if self._log is not None:
+            self._log.restore(self.measurement.iterations)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "config": self._request.config.digest,
+            "model": self.experiment.model_digest,
+            "checkpoint": self.experiment.checkpoint_digest,
+            "tasks": list(self.measurement.tasks),
+            "seed": self._seed,
+            "iterations": self.steps,
+            "samples": self._sampling.samples,
+            "every": self._sampling.every,
+            "cosines": self._log is not None,
+            "device": self.experiment.device.type,
+            "torch": str(torch.__version__),
+            "recon": __version__,
+        }
+
+    def _warn_of_missing_tasks(self, observer: Observer) -> None:
+        for index, task in enumerate(self.measurement.tasks):
+            if index not in self.training.labelled:
+                observer.warned(f"task {quoted(task)} had no label in any batch, so nothing is known of its conflicts")
+            elif index not in self.training.measured:
+                observer.warned(
+                    f"task {quoted(task)} had labels, but in none of the steps that were measured; "
+                    f"try another `--samples` or `--every`"
+                )
+
+    def scores(self) -> Scores:
+        """What was measured so far."""
+        measurement, experiment = self.measurement, self.experiment
+        return Scores(
+            tasks=measurement.tasks,
+            complete=self.training.step == self.steps,
+            steps=self.training.step,
+            steps_requested=self.steps,
+            iterations=measurement.iterations,
+            iterations_requested=self._sampling.count(self.steps),
+            stage_iterations=measurement.tally.stage_iterations(),
+            task_iterations=measurement.tally.task_iterations(),
+            pair_iterations=measurement.tally.pair_iterations(),
+            method="joint",
+            seed=self._seed,
+            device=device_name(experiment.device),
+            batch_restarts=experiment.batches.restarts,
+            severities=tuple(measurement.settings.severities),
+            config_digest=self._request.config.digest,
+            model_digest=experiment.model_digest,
+            checkpoint_digest=experiment.checkpoint_digest,
+            versions=Versions(recon=__version__, torch=torch.__version__),
+            trunk=measurement.trunk(),
+            layers=measurement.scored_layers(),
+            unranked=measurement.unranked_layers(),
+        )
+
+    def write(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the scores, and the cosines if they are kept; both appear or neither does.
+
+        :raises ReconError: if they cannot be written.
+        """
+        scores = self.scores()
+        if self._log is None:
+            scores.write(path, overwrite=overwrite)
+            return
+        with publishing([path, cosines_path(path)], overwrite=overwrite) as (file, cosines):
+            write_all(file.descriptor, scores.to_bytes(), 0)
+            rows = [*self.measurement.shared(), len(self.measurement.tallied)]
+            self._log.join(cosines.descriptor, rows, Cosines.metadata(scores))
+
+
+def _sampling(request: ProfileRequest, steps: int) -> Sampling:
+    if request.every is not None or request.samples is not None:
+        return Sampling(steps, request.every, request.samples)
+    settings = request.config.config.profile
+    return Sampling(steps, settings.every, settings.samples if settings.every is None else None)
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:
@@ -122,47 +321,48 @@ def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> 
     check_output(output, overwrite=overwrite, inputs=inputs)
 
 
-def leaders(measurement: Measurement, severity: int, number: int = 5) -> list[Leader]:
-    """The shared layers with the highest scores so far.
-
-    :param severity: index of S among the severities.
-    """
-    scores, pairs = measurement.tally.score(severity).tolist(), measurement.tally.pairs().tolist()
-    first = sorted(measurement.shared(), key=lambda index: -scores[index])[:number]
-    value = measurement.settings.severities[severity]
-    return [Leader(measurement.tallied[i].name, value, scores[i], scores[i] / max(pairs[i], 1)) for i in first]
-
-
-def _reporter(experiment: Experiment, measurement: Measurement, observer: Observer) -> Callable[[], None]:
-    restarts = 0
-    severities = measurement.settings.severities
-    # The least severe ones count nearly half of all pairs whatever the layer, so a stricter one is shown.
-    shown = min(range(len(severities)), key=lambda index: abs(severities[index] + 0.1))
-
-    def report() -> None:
-        nonlocal restarts
-        if experiment.batches.restarts > restarts:
-            restarts = experiment.batches.restarts
-            observer.restarted(restarts)
-        observer.advanced(measurement.iterations, lambda: leaders(measurement, shown))
-
-    return report
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:19]}..." if text.startswith(PREFIX) else text
 
 
 @contextmanager
-def _keeping_partial(
-    measurement: Measurement, scores: Callable[[], Scores], output: Path | None, observer: Observer
+def _keeping(
+    run: _Run, folder: RunFolder | None, keeper: StateKeeper | None, output: Path | None, observer: Observer
 ) -> Iterator[None]:
+    """Keep what was measured when the run ends early: its state if it was interrupted, its scores if it failed."""
     try:
         yield
-    except BaseException:
-        if measurement.iterations and output is not None:
-            path = _free_partial_path(output)
-            # What ended the run matters more than that its rest cannot be kept.
+    except Interrupted as interruption:
+        if interruption.between_steps and keeper is not None and keeper.save():
+            assert folder is not None
             with suppress(ReconError, OSError):
-                scores().write(path)
-                observer.kept(path, measurement.iterations)
+                if run.measurement.has_pairs:
+                    run.write(folder.partial, overwrite=True)
+            observer.suspended(folder.path, run.training.step)
+        elif folder is not None and folder.has_state:
+            observer.suspended(folder.path, None)
+        else:
+            _keep_partial(run, output, observer)
+        raise interruption.end() from None
+    except Exception:
+        _keep_partial(run, output, observer)
+        if folder is not None and folder.has_state:
+            observer.suspended(folder.path, None)
         raise
+    finally:
+        if folder is not None and not folder.has_state:
+            with suppress(ReconError):
+                folder.remove()
+
+
+def _keep_partial(run: _Run, output: Path | None, observer: Observer) -> None:
+    # What ended the run matters more than that its rest cannot be kept.
+    with suppress(ReconError, OSError):
+        if run.measurement.has_pairs and output is not None:
+            path = _free_partial_path(output)
+            run.write(path)
+            observer.kept(path, run.measurement.iterations)
 
 
 def _free_partial_path(output: Path) -> Path:
@@ -171,37 +371,6 @@ def _free_partial_path(output: Path) -> Path:
     while True:
         mark = "partial" if number == 1 else f"partial-{number}"
         path = base.with_name(f"{base.stem[:200]}.{mark}{base.suffix[:20]}")
-        if not os.path.lexists(path):
+        if not (os.path.lexists(path) or os.path.lexists(cosines_path(path))):
             return path
         number += 1
-
-
-def _scores(
-    request: ProfileRequest,
-    experiment: Experiment,
-    measurement: Measurement,
-    requested: int,
-    seed: int,
-    complete: bool,
-) -> Scores:
-    return Scores(
-        tasks=measurement.tasks,
-        complete=complete,
-        iterations=measurement.iterations,
-        iterations_requested=requested,
-        stage_iterations=measurement.tally.stage_iterations(),
-        task_iterations=measurement.tally.task_iterations(),
-        pair_iterations=measurement.tally.pair_iterations(),
-        method="joint",
-        seed=seed,
-        device=device_name(experiment.device),
-        batch_restarts=experiment.batches.restarts,
-        severities=tuple(measurement.settings.severities),
-        config_digest=request.config.digest,
-        model_digest=experiment.model_digest,
-        checkpoint_digest=experiment.checkpoint_digest,
-        versions=Versions(recon=__version__, torch=torch.__version__),
-        trunk=measurement.trunk(),
-        layers=measurement.scored_layers(),
-        unranked=measurement.unranked_layers(),
-    )

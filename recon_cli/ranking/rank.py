@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recon_cli.artifacts.cosines import Cosines
 from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.ranking import RankedLayer, Ranking, RankingSource
 from recon_cli.artifacts.scores import Scores
@@ -12,13 +13,16 @@ DEFAULT_SEVERITY = -0.1
 """The severity that the paper ranks with on Multi-Fashion+MNIST."""
 
 
-def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None = None) -> Ranking:
+def rank(
+    scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None = None, cosines: Cosines | None = None
+) -> Ranking:
     """Rank the shared layers by their S-conflict score (Recon, Definition 3), highest first.
 
     Layers with equal scores keep the order in which the model registers them.
 
     :param severity: S, in (-1, 0].
     :param stage: the stage to rank by, counted from 1; None for the whole profile.
+    :param cosines: those that the scores were counted from; with them, any severity can be counted.
     :raises ReconError: if the scores hold no exact count for the severity, or nothing for the stage.
     """
     if not -1 < severity <= 0:
@@ -27,7 +31,11 @@ def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None =
         scores.check_stage(stage)
     if not scores.layers:
         raise ReconError("the scores hold no shared layer, so there is nothing to rank")
-    counts = {layer.name: scores.conflicts(layer, severity, stage) for layer in scores.layers}
+    if cosines is None:
+        counts = {layer.name: scores.conflicts(layer, severity, stage) for layer in scores.layers}
+    else:
+        cosines.check_of(scores)
+        counts = {layer.name: cosines.conflicts(layer.name, severity, stage) for layer in scores.layers}
     total = sum(counts.values())
     ranked = []
     for layer in sorted(scores.layers, key=lambda layer: -counts[layer.name]):
@@ -66,19 +74,22 @@ def rank(scores: Scores, severity: float = DEFAULT_SEVERITY, stage: int | None =
     )
 
 
-def rank_document(content: object, source: str, severity: float | None, stage: int | None) -> Ranking:
+def rank_document(
+    content: object, source: str, severity: float | None, stage: int | None, cosines: Cosines | None = None
+) -> Ranking:
     """Rank what a file holds: scores, or the authors' plain `{layer: score}`, which has one severity only.
 
     :param content: what the JSON holds.
     :param source: what the document is called in messages.
     :param severity: S, or None for the default.
+    :param cosines: those that the scores were counted from, if any severity is to be counted.
     """
     if isinstance(content, dict) and content and "schema" not in content:
-        if severity is not None or stage is not None:
+        if severity is not None or stage is not None or cosines is not None:
             raise ReconError(
                 f"{source} is a plain mapping from layers to scores, so it can only be ranked as it is",
-                "leave --severity and --stage out",
+                "leave --severity, --stage and --cosines out",
             )
         return Ranking.from_content(content, source)
     scores = Scores.from_content(content, source)
-    return rank(scores, DEFAULT_SEVERITY if severity is None else severity, stage)
+    return rank(scores, DEFAULT_SEVERITY if severity is None else severity, stage, cosines)

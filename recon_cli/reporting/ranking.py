@@ -13,7 +13,7 @@ from recon_cli.errors import counted, number
 from recon_cli.reporting.tables import add_row, bar, make_table, percent
 
 if TYPE_CHECKING:
-    from recon_cli.profiling.run import Leader
+    from recon_cli.profiling.leaders import Leader
 
 
 def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:

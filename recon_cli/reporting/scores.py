@@ -16,9 +16,12 @@ _SHOWN_SEVERITIES = 4
 
 def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     """How often the tasks conflict on each layer, in the network's order, and how alike their gradients are."""
+    measured = counted(scores.iterations, "iteration")
+    if scores.iterations < scores.steps:
+        measured = f"{scores.iterations} of {counted(scores.steps, 'training step')}"
     yield (
         f"{counted(len(scores.layers), 'layer')} shared by {', '.join(scores.tasks)}; "
-        f"{counted(scores.iterations, 'iteration')} measured on {scores.device}"
+        f"{measured} measured on {scores.device}"
     )
     if scores.batch_restarts:
         yield f"the data was started over {counted(scores.batch_restarts, 'time')}"

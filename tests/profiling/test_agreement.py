@@ -19,8 +19,10 @@ from recon_cli.experiment.losses import Task
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.engine import GramEngine
-from recon_cli.profiling.measure import Measurement, measure
+from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.profiler import ConflictProfiler
+from recon_cli.profiling.sampling import Sampling
+from recon_cli.profiling.training import JointTraining
 
 LAYERS = {
     "conv": ["conv.weight", "conv.bias"],
@@ -128,7 +130,9 @@ def measured(severities: list[float]) -> Measurement:
     experiment = Experiment(model, tasks, GivenBatches(), optimizer, torch.device("cpu"), None)
     settings = ProfileSection(iterations=ITERATIONS, severities=severities)
     measurement = Measurement(("a", "b", "c"), settings, discover_layers(model))
-    measure(experiment, measurement, ITERATIONS, lambda: None)
+    training = JointTraining(experiment, measurement, Sampling(ITERATIONS, every=1))
+    for _ in range(ITERATIONS):
+        training.advance()
     return measurement
 
 

@@ -169,13 +169,56 @@ def test_an_interrupted_profile_leaves_what_was_measured(config, tmp_path):
         assert process.wait(timeout=60) == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["recon.yaml", "s.partial.json"]
-    assert read_scores(tmp_path / "s.partial.json").iterations > 0
+    assert "pass --resume" in rest
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["recon.yaml", "s.run"]
+    assert sorted(p.name for p in (tmp_path / "s.run").iterdir()) == ["partial.json", "state.pt"]
+    assert read_scores(tmp_path / "s.run" / "partial.json").iterations > 0
 
 
 def test_scores_go_to_standard_output_alone(recon, config):
     result = recon("profile", config(), "-o", "-").succeeds()
     assert result.document["schema"] == "recon.scores/1"
+
+
+@pytest.mark.parametrize(
+    ("profile", "options", "measured", "stages"),
+    [
+        ({"iterations": 20}, [], list(range(20)), (5, 5, 5, 5)),
+        ({"iterations": 20, "samples": 6}, [], [0, 3, 6, 10, 13, 16], (2, 1, 2, 1)),
+        ({"iterations": 20, "every": 8}, [], [0, 8, 16], (1, 1, 0, 1)),
+        ({"iterations": 20, "every": 8}, ["--samples", 2], [0, 10], (1, 0, 1, 0)),
+        ({"iterations": 20, "samples": 6}, ["--every", 10, "--iterations", 11], [0, 10], (1, 0, 0, 1)),
+    ],
+)
+def test_the_steps_that_are_measured_are_those_asked_for(recon, config, profile, options, measured, stages):
+    recon("profile", config(profile=profile), "-o", "s.json", *options).succeeds()
+    scores = read_scores(Path("s.json"))
+    steps = 11 if "--iterations" in options else 20
+    assert (scores.steps, scores.steps_requested, scores.complete) == (steps, steps, True)
+    assert (scores.iterations, scores.iterations_requested) == (len(measured), len(measured))
+    assert scores.stage_iterations == stages
+
+
+def test_steps_that_are_not_measured_train_as_measured_ones_do(recon, config):
+    """The last of 20 steps is measured alone and among others; the weights that it sees are the same to rounding."""
+    sparse = config("sparse.yaml", profile={"iterations": 20, "every": 19, "stages": 20})
+    recon("profile", sparse, "-o", "few.json").succeeds()
+    recon("profile", config(profile={"iterations": 20, "stages": 20}), "-o", "all.json").succeeds()
+    few, every = read_scores(Path("few.json")), read_scores(Path("all.json"))
+    assert few.iterations == 2
+    for one, two in zip(few.layers, every.layers, strict=True):
+        assert one.stages[19].histogram == two.stages[19].histogram
+        assert one.stages[19].gds == pytest.approx(two.stages[19].gds, abs=1e-5)
+        assert one.stages[19].norms == pytest.approx(two.stages[19].norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [["--every", 2, "--samples", 3], ["--every", 0], ["--samples", 0]])
+def test_samplings_that_contradict_each_other_are_refused(recon, config, options):
+    result = recon("profile", config(), "-o", "s.json", *options)
+    assert result.code == 2
+    assert "every" in result.err or "samples" in result.err
+    profile = {"every": 2, "samples": 3}
+    recon("profile", config(profile=profile), "-o", "s.json").refuses("`profile`: `every` and `samples` contradict")
 
 
 def test_severities_and_stages_are_those_of_the_config(recon, config):

@@ -67,6 +67,28 @@ def test_the_network_trains_as_it_would_without(every):
     assert profiler.scores().iterations == -(-ITERATIONS // every)
 
 
+def test_what_is_measured_without_being_told():
+    model = make_model()
+    for arguments, measured in (({}, 2), ({"steps": ITERATIONS}, 12), ({"steps": ITERATIONS, "samples": 5}, 5)):
+        profiler = ConflictProfiler(model, TASKS, **arguments)
+        train(model, profiler)
+        scores = profiler.scores()
+        assert (scores.iterations, scores.iterations_requested) == (measured, measured)
+        assert (scores.steps, scores.steps_requested, scores.complete) == (12, 12, True)
+
+
+def test_spread_samples_are_the_steps_of_the_definition():
+    model = make_model()
+    profiler = ConflictProfiler(model, TASKS, steps=ITERATIONS, samples=5, severities=SEVERITIES)
+    train(model, profiler)
+    steps = [reference_cosines()[i * ITERATIONS // 5] for i in range(5)]
+    assert profiler.scores().stage_iterations == (2, 1, 1, 1)
+    for layer in profiler.scores().layers:
+        for severity in SEVERITIES:
+            expected = sum(cosine < severity for step in steps for cosine in step[layer.name].values())
+            assert profiler.scores().conflicts(layer, severity) == expected
+
+
 def test_between_samples_the_network_has_no_hooks():
     model = make_model()
     profiler = ConflictProfiler(model, TASKS, every=3)
@@ -81,7 +103,7 @@ def test_other_passes_between_a_step_and_its_backward_disturb_nothing():
         for model in (quiet, disturbed):
             # Running statistics would differ after more passes.
             model.eval()
-        expected, found = ConflictProfiler(quiet, TASKS), ConflictProfiler(disturbed, TASKS)
+        expected, found = (ConflictProfiler(one, TASKS, every=1) for one in (quiet, disturbed))
         expected.backward(losses_of(quiet, batch))
         losses = losses_of(disturbed, batch)
         with torch.no_grad():
@@ -108,7 +130,7 @@ def test_gradients_add_up_over_batches_as_those_of_backward_do():
 @pytest.mark.parametrize("missing", ["left out", "none"])
 def test_pairs_count_where_both_tasks_have_labels(missing):
     model = make_model()
-    profiler = ConflictProfiler(model, TASKS, severities=SEVERITIES)
+    profiler = ConflictProfiler(model, TASKS, every=1, severities=SEVERITIES)
     reference, given = reference_cosines()[0], [("a", "b", "c"), ("a", "c"), ("b",), ("b", "c")]
     for number, present in enumerate(given):
         losses = losses_of(model, make_batches()[0])
@@ -148,7 +170,7 @@ def test_a_profile_that_was_saved_and_restored_ends_in_the_same_file(tmp_path):
 @pytest.mark.parametrize("first", [("a",), ("a", "b"), ("c", "b"), ("a", "b", "c")])
 def test_any_tasks_may_come_first(first):
     model = make_model()
-    profiler = ConflictProfiler(model, TASKS)
+    profiler = ConflictProfiler(model, TASKS, every=1)
     for present in (first, ("a", "b", "c"), ("b", "c"), ("a", "b", "c")):
         losses = losses_of(model, make_batches()[0])
         expected = torch.autograd.grad(
@@ -165,8 +187,13 @@ def test_a_state_of_another_profiler_is_refused():
     state = ConflictProfiler(model, TASKS).state_dict()
     with pytest.raises(ReconError, match="has tasks"):
         ConflictProfiler(model, ["b", "a", "c"]).load_state_dict(state)
-    with pytest.raises(ReconError, match="has every 1, this profiler 2"):
+    with pytest.raises(ReconError, match="has every 10, this profiler 2"):
         ConflictProfiler(model, TASKS, every=2).load_state_dict(state)
+    with pytest.raises(ReconError, match="has steps None, this profiler 5"):
+        ConflictProfiler(model, TASKS, steps=5).load_state_dict(state)
+    spread = ConflictProfiler(model, TASKS, steps=5, samples=3).state_dict()
+    with pytest.raises(ReconError, match="has samples 3, this profiler 2"):
+        ConflictProfiler(model, TASKS, steps=5, samples=2).load_state_dict(spread)
     with pytest.raises(ReconError, match="is not one of a ConflictProfiler"):
         ConflictProfiler(model, TASKS).load_state_dict({})
     with pytest.raises(ReconError, match="another network: `body.0`"):
@@ -203,7 +230,8 @@ def test_wrong_use_is_refused_in_a_sentence():
         profiler.scores()
     for arguments, words in (
         ({"tasks": ["a"]}, "1 task named"),
-        ({"tasks": TASKS, "every": 0}, "are 1 or more"),
+        ({"tasks": TASKS, "every": 0}, "`every` is 0, but has to be 1 or more"),
+        ({"tasks": TASKS, "every": 2, "samples": 3, "steps": 9}, "contradict each other"),
         ({"tasks": TASKS, "stages": 2}, "2 stages need `steps`"),
         ({"tasks": TASKS, "include": ["none"]}, "no trainable layer is left"),
     ):

@@ -1,0 +1,142 @@
+"""The training that is profiled: steps with the mean of the losses, some of which are measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, listed
+from recon_cli.experiment.batches import Batch
+from recon_cli.experiment.build import Experiment
+from recon_cli.experiment.losses import check_finite, task_losses
+from recon_cli.experiment.random_states import random_states, set_random_states
+from recon_cli.experiment.targets import user_code
+from recon_cli.profiling.cosine_log import CosineLog
+from recon_cli.profiling.engine import GramEngine
+from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.sampling import Sampling
+
+
+class JointTraining:
+    """Joint training, step by step.
+
+    :param experiment: what is trained.
+    :param measurement: is filled; if a step fails, it holds all steps before.
+    :param sampling: which steps are measured; the others are plain steps without hooks.
+    :param log: takes the cosines of every measured step, if they are to be kept.
+    :ivar step: the steps made.
+    :ivar labelled: the indices of the tasks that had a label in some step.
+    :ivar measured: the indices of those that had one in a measured step.
+    """
+
+    def __init__(
+        self, experiment: Experiment, measurement: Measurement, sampling: Sampling, log: CosineLog | None = None
+    ) -> None:
+        self._experiment = experiment
+        self._measurement = measurement
+        self._sampling = sampling
+        self._log = log
+        self._engine = GramEngine(experiment.model, measurement.tallied)
+        self._batches = iter(experiment.batches)
+        self._saw_all = False
+        self.step = 0
+        self.labelled: set[int] = set()
+        self.measured: set[int] = set()
+
+    def advance(self) -> None:
+        """Make one step.
+
+        :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
+        """
+        batch = next(self._batches)
+        if self._sampling.includes(self.step):
+            self._measure(batch)
+        else:
+            self._train(batch)
+        with user_code("the optimizer's step"):
+            self._experiment.optimizer.step()
+        self.step += 1
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next steps depend on; plain data and tensors, which are the training's own."""
+        model = self._experiment.model
+        return {
+            "step": self.step,
+            "labelled": sorted(self.labelled),
+            "measured": sorted(self.measured),
+            "saw_all": self._saw_all,
+            "parameters": {name: parameter.detach() for name, parameter in model.named_parameters()},
+            "buffers": dict(model.named_buffers()),
+            "optimizer": self._experiment.optimizer.state_dict(),
+            "batches": self._experiment.batches.state(),
+            "random": random_states(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another training of the same experiment was.
+
+        :raises ReconError: if the network or the data is another one.
+        """
+        experiment = self._experiment
+        self._restore_parameters(state["parameters"])
+        _restore_buffers(experiment.model, state["buffers"])
+        with user_code("the restoring of the optimizer's state"):
+            experiment.optimizer.load_state_dict(state["optimizer"])
+        self.step, self._saw_all = state["step"], state["saw_all"]
+        self.labelled, self.measured = set(state["labelled"]), set(state["measured"])
+        experiment.batches.restore(state["batches"])
+        set_random_states(state["random"])
+
+    def _restore_parameters(self, saved: Mapping[str, torch.Tensor]) -> None:
+        own = dict(self._experiment.model.named_parameters())
+        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        saved_shapes = {name: tuple(value.shape) for name, value in saved.items()}
+        changed = sorted(name for name in own.keys() | saved.keys() if shapes.get(name) != saved_shapes.get(name))
+        if changed:
+            raise ReconError(f"the network is not that of the run to go on with: {listed(changed)} is another one")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(saved[name])
+
+    def _train(self, batch: Batch) -> None:
+        losses = self._losses(batch)
+        with user_code("the backward pass"):
+            self._experiment.model.zero_grad()
+            torch.autograd.backward(torch.stack([*losses.values()]).mean())
+
+    def _measure(self, batch: Batch) -> None:
+        measurement = self._measurement
+        with self._engine.watching():
+            losses = self._losses(batch)
+        with user_code("the backward pass"):
+            weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=self._experiment.device)
+            found = self._engine.backward([*losses.values()], weights)
+        stage = self._sampling.stage(self.step, measurement.settings.stages)
+        rows = measurement.record(found, stage, [*losses])
+        if self._log is not None:
+            self._log.append(rows, self.step, stage)
+        if len(losses) == len(measurement.tasks) and not self._saw_all:
+            # Only now is it certain that no two tasks share a layer.
+            measurement.check_shared()
+            self._saw_all = True
+        self.measured |= losses.keys()
+
+    def _losses(self, batch: Batch) -> dict[int, torch.Tensor]:
+        losses = task_losses(self._experiment.model, self._experiment.tasks, batch)
+        check_finite([*losses.values()], [self._measurement.tasks[index] for index in losses], self.step)
+        self.labelled |= losses.keys()
+        return losses
+
+
+def _restore_buffers(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    own = dict(model.named_buffers())
+    for name, value in saved.items():
+        if name in own and (own[name].shape, own[name].dtype) == (value.shape, value.dtype):
+            own[name].copy_(value)
+        else:
+            # A buffer that came or grew while the network trained.
+            owner, _, leaf = name.rpartition(".")
+            model.get_submodule(owner)._buffers[leaf] = value.to(next(model.parameters()).device)
