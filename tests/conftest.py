@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import ScoredLayer, Scores
@@ -20,6 +21,10 @@ from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.cli.app import main
 from recon_cli.profiling.tally import ConflictTally
 from tests import networks
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 AUTHORS_RANKING = Path(__file__).parent / "data" / "recon_authors_resnet18_S-0.1.json"
 

@@ -34,6 +34,22 @@ def two_tasks() -> nn.Module:
     return TwoTasks()
 
 
+class WithoutNorm(TwoTasks):
+    """The same without statistics of the batch; slow on request, so that it can be interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        time.sleep(float(os.environ.get("RECON_TEST_SLOW", "0")))
+        return super().forward(x)
+
+
+def without_norm() -> nn.Module:
+    return WithoutNorm()
+
+
 class TwoTaskData(Dataset):
     def __init__(self, size: int = 40) -> None:
         generator = torch.Generator().manual_seed(7)

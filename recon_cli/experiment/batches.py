@@ -5,14 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from recon_cli.config.schema import DataSection
 from recon_cli.errors import ReconError, counted, listed, quoted
 from recon_cli.experiment.random_states import random_states, set_random_states
+from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import call_target, user_code
 
 _END: Final = object()
@@ -82,13 +84,15 @@ class Batches:
     :param section: the data's target and how a Dataset is batched.
     :param seed: seeds the order in which a Dataset is shuffled.
     :param device: where the tensors of a batch are moved.
+    :param ranks: of every `ranks.size` batches, each rank takes the one at its place; what is left over is dropped.
     :ivar restarts: how often the data was started over.
     """
 
-    def __init__(self, section: DataSection, seed: int, device: torch.device) -> None:
+    def __init__(self, section: DataSection, seed: int, device: torch.device, ranks: Ranks = ALONE) -> None:
         self._section = section
         self._device = device
-        self._loader = _make_loader(section, seed)
+        self._ranks = ranks
+        self._loader = _make_loader(section, seed, self._ranks)
         self.restarts = 0
         self._started = False
         self._epoch = 0
@@ -104,7 +108,7 @@ class Batches:
             while True:
                 if self._raw is None:
                     self._beginning = {"random": random_states(), "generator": self._generator_state()}
-                    self._raw, self._position = iter(self._loader), 0
+                    self._raw, self._position = self._begin(), 0
                 raw = next(self._raw, _END)
                 if raw is not _END:
                     break
@@ -136,13 +140,18 @@ class Batches:
         if generator is not None and self._beginning["generator"] is not None:
             generator.set_state(self._beginning["generator"])
         with user_code(f"data.target {quoted(self._section.target)}"):
-            self._raw = iter(self._loader)
+            self._raw = self._begin()
             for done in range(self._position):
                 if next(self._raw, _END) is _END:
                     raise ReconError(
                         f"data.target {quoted(self._section.target)} gave {done} batches this time, "
                         f"but {self._position} or more to the run that is to go on"
                     )
+
+    def _begin(self) -> Iterator[Any]:
+        if self._ranks.size > 1 and not _is_sharded(self._loader):
+            return iter(Share(self._loader, self._ranks))
+        return iter(self._loader)
 
     def _generator(self) -> torch.Generator | None:
         return self._loader.generator if isinstance(self._loader, DataLoader) else None
@@ -161,8 +170,9 @@ class Batches:
         dataset = self._loader.dataset if isinstance(self._loader, DataLoader) else None
         size = len(dataset) if isinstance(dataset, Sized) else 0
         if size:
+            batches = "one batch" if self._ranks.size == 1 else f"{self._ranks.size} batches"
             return ReconError(
-                f"data.target {target} has {counted(size, 'item')}, fewer than one batch of {self._section.batch_size}",
+                f"data.target {target} has {counted(size, 'item')}, fewer than {batches} of {self._section.batch_size}",
                 "lower `data.batch_size` or set `data.drop_last: false`",
             )
         return ReconError(f"data.target {target} is empty: it gave no batch")
@@ -187,7 +197,28 @@ class Batches:
         )
 
 
-def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
+class Share(Iterable[Any]):
+    """One rank's part of a sequence of batches: of every `ranks.size`, the one at its place.
+
+    :param batches: the batches of all ranks.
+    """
+
+    def __init__(self, batches: Iterable[Any], ranks: Ranks) -> None:
+        self._batches = batches
+        self._ranks = ranks
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self._batches)
+        # Every rank makes as many steps as the others, so a last round that is not full is left out.
+        while len(round_ := list(islice(batches, self._ranks.size))) == self._ranks.size:
+            yield round_[self._ranks.rank]
+
+
+def _is_sharded(loader: Iterable[Any]) -> bool:
+    return isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, Share)
+
+
+def _make_loader(section: DataSection, seed: int, ranks: Ranks) -> Iterable[Any]:
     made = call_target("data.target", section.target, **section.kwargs)
     if not isinstance(made, Dataset):
         if not isinstance(made, Iterable):
@@ -200,6 +231,18 @@ def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
     with user_code(f"the length of data.target {quoted(section.target)}"):
         if not is_stream and len(made) == 0:  # type: ignore[arg-type]  # map-style data sets have a length
             raise ReconError(f"data.target {quoted(section.target)} is empty: it has no items")
+    generator = torch.Generator().manual_seed(seed)
+    if ranks.size > 1 and not is_stream:
+        # The batches are those that one process alone would make; each rank loads only its own.
+        items = range(len(made))  # type: ignore[arg-type]
+        order = RandomSampler(items, generator=generator) if section.shuffle else SequentialSampler(items)
+        return DataLoader(
+            made,
+            batch_sampler=Share(BatchSampler(order, section.batch_size, section.drop_last), ranks),
+            num_workers=section.workers,
+            generator=generator,
+            worker_init_fn=_outlive_a_signal,
+        )
     return DataLoader(
         made,
         batch_size=section.batch_size,
@@ -207,7 +250,7 @@ def _make_loader(section: DataSection, seed: int) -> Iterable[Any]:
         shuffle=None if is_stream else section.shuffle,
         drop_last=section.drop_last,
         num_workers=section.workers,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
         worker_init_fn=_outlive_a_signal,
     )
 

@@ -17,6 +17,7 @@ from recon_cli.config.schema import Config, LoadedConfig
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.batches import Batches
 from recon_cli.experiment.losses import Task
+from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.sources import load_network
 from recon_cli.experiment.targets import find_target, user_code
 
@@ -41,12 +42,19 @@ class Experiment:
 
 
 def build_experiment(
-    loaded: LoadedConfig, *, seed: int, device: torch.device, checkpoint: Path | None, allow_code: bool = False
+    loaded: LoadedConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    allow_code: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Experiment:
     """Make what a config describes. The random number generators should be seeded before.
 
     :param checkpoint: weights to start from, instead of those that the config names.
     :param allow_code: whether a file that holds the network may be opened although that can run code from it.
+    :param ranks: the processes that train the network together.
     :raises ReconError: listing every target that cannot be found, or naming the one that failed.
     """
     config = loaded.config
@@ -56,7 +64,7 @@ def build_experiment(
         checkpoint = loaded.folder / config.model.checkpoint
     if checkpoint is not None:
         load_into(network.module, checkpoint)
-    batches = Batches(config.data, seed, device)
+    batches = Batches(config.data, seed, device, ranks)
     optimizer = _make_optimizer(config, network.module)
     tasks = tuple(Task.from_section(section) for section in config.tasks)
     digest = None if checkpoint is None else digest_file(checkpoint)

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import torch
 
 from recon_cli.errors import ReconError, quoted
+from recon_cli.torchrun import is_one_of_many, local_rank
 
 
 def choose_device(wish: str) -> torch.device:
-    """The device for a run.
+    """The device for a run; under `torchrun`, that of this process.
 
     :param wish: `cpu`, `cuda`, or `auto`, which takes CUDA where there is one.
     :raises ReconError: if CUDA is asked for and there is none, or the wish is another.
@@ -24,7 +25,18 @@ def choose_device(wish: str) -> torch.device:
     available = torch.cuda.is_available()
     if wish == "cuda" and not available:
         raise ReconError("there is no CUDA device that PyTorch can use here", "pass `--device auto` or `--device cpu`")
-    return torch.device("cuda" if wish != "cpu" and available else "cpu")
+    if wish == "cpu" or not available:
+        return torch.device("cpu")
+    if not is_one_of_many():
+        return torch.device("cuda")
+    if local_rank() >= torch.cuda.device_count():
+        raise ReconError(
+            f"process {local_rank()} of this machine has no CUDA device of its own: there are "
+            f"{torch.cuda.device_count()}",
+            "start as many processes as there are devices: `torchrun --nproc-per-node`",
+        )
+    torch.cuda.set_device(local_rank())
+    return torch.device("cuda", local_rank())
 
 
 def device_name(device: torch.device) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +11,7 @@ import torch
 from torch import distributed
 
 from recon_cli.errors import ReconError
+from recon_cli.torchrun import is_one_of_many
 
 _Anything = TypeVar("_Anything")
 
@@ -41,6 +41,40 @@ class Ranks:
         pending = [distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
         for work in pending:
             work.wait()
+
+    def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
+        """Add up `.grad` of all parameters over the ranks; one that none of them reaches keeps its None."""
+        if self.size == 1:
+            return
+        gradients = []
+        reached = self.counts([parameter.grad is not None for parameter in parameters])
+        for parameter, times in zip(parameters, reached, strict=True):
+            if times:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.append(parameter.grad)
+        self.sum(gradients)
+
+    def copy_first(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give these tensors the values that they have on the first rank."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def from_first(self, value: _Anything) -> _Anything:
+        """What the first rank gives here."""
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, 0)
+        return values[0]
+
+    def counts(self, flags: Sequence[bool]) -> list[int]:
+        """For each of several things, how many ranks have it."""
+        numbers = torch.tensor(flags, dtype=torch.int64)
+        if self.size > 1:
+            numbers = numbers.to(_device())
+            self.sum([numbers])
+        return numbers.tolist()
 
     def highest(self, number: int) -> int:
         """The highest of the numbers that the ranks give."""
@@ -80,6 +114,9 @@ class Ranks:
             raise ReconError(f"on rank {rank}: {message}", hint)
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the group that `torchrun` has started this process for, while the block runs; else be the only rank.
@@ -94,11 +131,6 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
         yield Ranks.current()
     finally:
         distributed.destroy_process_group()
-
-
-def is_one_of_many() -> bool:
-    """Whether `torchrun` started this process beside others."""
-    return distributed.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def _device() -> torch.device:

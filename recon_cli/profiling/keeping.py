@@ -20,12 +20,14 @@ SAVE_SHARE = 0.02
 class StateKeeper:
     """Saves a run's state into its folder.
 
-    :param folder: the folder; it exists.
+    :param folder: the folder; it exists. None on all ranks but the first, which only give their part of the state.
     :param state: gives the state.
     :param warn: is told when a state cannot be saved; the run goes on all the same.
     """
 
-    def __init__(self, folder: RunFolder, state: Callable[[], dict[str, Any]], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: RunFolder | None, state: Callable[[], dict[str, Any]], warn: Callable[[str], None]
+    ) -> None:
         self._folder = folder
         self._state = state
         self._warn = warn
@@ -33,21 +35,28 @@ class StateKeeper:
         self._told: str | None = None
         self._next = time.monotonic() + SAVE_SECONDS
 
-    def save_if_due(self) -> None:
-        """Save if it is time to."""
-        start = time.monotonic()
-        if start >= self._next:
-            self.save()
-            end = time.monotonic()
-            self._next = end + max(SAVE_SECONDS, (end - start) / SAVE_SHARE)
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+        return self._folder is not None and time.monotonic() >= self._next
 
     def save(self) -> bool:
         """Save now, and say whether that worked."""
+        start = time.monotonic()
         try:
-            self._folder.save(self._state())
-            if not self._is_readable:
-                # What an optimizer of the user's keeps may be more than plain data.
-                self._check()
+            return self._try_to_save()
+        finally:
+            end = time.monotonic()
+            self._next = end + max(SAVE_SECONDS, (end - start) / SAVE_SHARE)
+
+    def _try_to_save(self) -> bool:
+        try:
+            state = self._state()
+            if self._folder is not None:
+                self._folder.save(state)
+                if not self._is_readable:
+                    # What an optimizer of the user's keeps may be more than plain data.
+                    self._check(self._folder)
         except Exception as error:  # noqa: BLE001  (a run that cannot be saved is still worth finishing)
             reason = error.message if isinstance(error, ReconError) else describe(error)
             if reason != self._told:
@@ -56,10 +65,10 @@ class StateKeeper:
             return False
         return True
 
-    def _check(self) -> None:
+    def _check(self, folder: RunFolder) -> None:
         try:
-            self._folder.load(lazily=True)
+            folder.load(lazily=True)
         except ReconError:
-            self._folder.discard_state()
+            folder.discard_state()
             raise
         self._is_readable = True

@@ -23,6 +23,7 @@ from recon_cli.config.schema import LoadedConfig
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
+from recon_cli.experiment.ranks import Ranks, joined_ranks
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.cosine_log import CosineLog
@@ -99,49 +100,84 @@ def profile(
     :raises ReconError: if the config does not work, the run to go on with is of another kind, or a loss becomes NaN or
         infinite. What was measured until then is kept in a file beside `output` whose name says `partial`.
     """
-    folder = None
-    if output is not None and output != STANDARD_STREAM:
-        # The user's code may change the working folder.
-        output = output.absolute()
-        for path in (output, cosines_path(output)) if save_cosines else (output,):
-            _check_output(request, path, overwrite=overwrite)
-        folder = RunFolder(output)
-        if not (resume or overwrite):
-            folder.check_absent()
-    elif save_cosines:
-        raise ReconError("cosines are written beside the scores, which have no place", "name a file: `-o scores.json`")
-    elif resume:
-        raise ReconError("a run whose scores go to standard output cannot be resumed", "name a file: `-o scores.json`")
     seed = request.config.config.seed if request.seed is None else request.seed
+    # The user's code may change the working folder.
+    output = output if output is None or output == STANDARD_STREAM else output.absolute()
+    device = choose_device(request.device or request.config.config.device)
     # Standard output is for data, whatever the user's code prints.
-    with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
+    with (
+        search_path(request.config.folder),
+        repeatable(seed),
+        redirect_stdout(sys.stderr),
+        joined_ranks(device) as ranks,
+    ):
+        # One rank speaks and writes for all.
+        is_first = ranks.rank == 0
+        observer = observer if is_first else _Nobody()
+        with ranks.together():
+            folder = _folder(request, output, overwrite, resume, save_cosines) if is_first else None
         log = CosineLog(folder.path) if folder is not None and save_cosines else None
-        run = _Run(request, seed, log)
+        with ranks.together():
+            run = _Run(request, seed, device, log, ranks)
+            state = _begin(folder, observer, resume=resume) if folder is not None else None
+        run.align(seed)
+        state = ranks.from_first(state)
+        if state is not None:
+            with ranks.together():
+                run.restore(state, "the run folder" if folder is None else quoted(folder.path))
         for warning in run.experiment.warnings:
             observer.warned(warning)
-        if folder is not None:
-            _begin(run, folder, observer, resume=resume)
-        observer.started(run.steps, device_name(run.experiment.device), run.training.step)
-        keeper = None if folder is None else StateKeeper(folder, run.state, observer.warned)
-        with _keeping(run, folder, keeper, output, observer):
+        observer.started(run.steps, device_name(device), run.training.step)
+        is_kept = ranks.from_first(folder is not None)
+        keeper = StateKeeper(folder, run.state, observer.warned) if is_kept else None
+        with _keeping(run, folder, keeper, output if is_first else None, observer):
             run.train(observer, keeper)
             result = run.scores()
-            if output is not None and output != STANDARD_STREAM:
-                run.write(output, overwrite=overwrite)
+            with ranks.together():
+                if is_first and output is not None and output != STANDARD_STREAM:
+                    run.write(output, overwrite=overwrite)
         if folder is not None:
             try:
                 folder.remove()
             except ReconError as error:
                 observer.warned(error.message)
-    if output == STANDARD_STREAM:
+    if is_first and output == STANDARD_STREAM:
         result.write(output)
     return result
 
 
-def _begin(run: _Run, folder: RunFolder, observer: Observer, *, resume: bool) -> None:
+class _Nobody:
+    """An observer for the ranks that do not speak."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def _folder(
+    request: ProfileRequest, output: Path | None, overwrite: bool, resume: bool, save_cosines: bool
+) -> RunFolder | None:
+    if output is None or output == STANDARD_STREAM:
+        if save_cosines:
+            raise ReconError(
+                "cosines are written beside the scores, which have no place", "name a file: `-o scores.json`"
+            )
+        if resume:
+            raise ReconError(
+                "a run whose scores go to standard output cannot be resumed", "name a file: `-o scores.json`"
+            )
+        return None
+    for path in (output, cosines_path(output)) if save_cosines else (output,):
+        _check_output(request, path, overwrite=overwrite)
+    folder = RunFolder(output)
+    if not (resume or overwrite):
+        folder.check_absent()
+    return folder
+
+
+def _begin(folder: RunFolder, observer: Observer, *, resume: bool) -> dict[str, Any] | None:
+    """The state of the run to go on with, or None for one that begins in a folder of its own."""
     if resume and folder.has_state:
-        run.restore(folder.load(), folder.path)
-        return
+        return folder.load()
     if resume and not folder.exists:
         observer.noted(f"there is no run in {quoted(folder.path)} to go on with; starting from the beginning")
     elif resume:
@@ -149,6 +185,7 @@ def _begin(run: _Run, folder: RunFolder, observer: Observer, *, resume: bool) ->
     # Whoever must not replace a run was refused before.
     folder.remove()
     folder.create()
+    return None
 
 
 class _Run:
@@ -157,7 +194,9 @@ class _Run:
     :ivar steps: the training steps of the whole run.
     """
 
-    def __init__(self, request: ProfileRequest, seed: int, log: CosineLog | None) -> None:
+    def __init__(
+        self, request: ProfileRequest, seed: int, device: torch.device, log: CosineLog | None, ranks: Ranks
+    ) -> None:
         config = request.config.config
         settings = config.profile
         self._request = request
@@ -165,13 +204,24 @@ class _Run:
         self._log = log
         self.steps = settings.iterations if request.iterations is None else request.iterations
         self._sampling = _sampling(request, self.steps)
-        device = choose_device(request.device or config.device)
+        self._ranks = ranks
         self.experiment = build_experiment(
-            request.config, seed=seed, device=device, checkpoint=request.checkpoint, allow_code=request.allow_code
+            request.config,
+            seed=seed,
+            device=device,
+            checkpoint=request.checkpoint,
+            allow_code=request.allow_code,
+            ranks=ranks,
         )
         model = self.experiment.model
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-        self.training = JointTraining(self.experiment, self.measurement, self._sampling, log)
+        self.training = JointTraining(self.experiment, self.measurement, self._sampling, log, ranks)
+
+    def align(self, seed: int) -> None:
+        """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
+        self._ranks.copy_first([*self.experiment.model.parameters(), *self.experiment.model.buffers()])
+        if self._ranks.rank > 0:
+            torch.manual_seed(seed + self._ranks.rank)
 
     def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
         """Make the steps that are left.
@@ -187,12 +237,19 @@ class _Run:
                     restarts = batches.restarts
                     observer.restarted(restarts)
                 observer.advanced(self.training.step, lambda: leaders(self.measurement))
-                if interruption.signal is not None and self.training.step < self.steps:
-                    raise Interrupted(interruption.signal, between_steps=True)
-                if keeper is not None:
-                    keeper.save_if_due()
+                signal, save = self._agree(interruption, keeper)
+                if signal and self.training.step < self.steps:
+                    raise Interrupted(signal, between_steps=True)
+                if save and keeper is not None:
+                    keeper.save()
         self._warn_of_missing_tasks(observer)
         self.measurement.check_measured()
+
+    def _agree(self, interruption: Interruption, keeper: StateKeeper | None) -> tuple[int, bool]:
+        """The signal that any rank got, 0 if none did, and whether it is time to save: all ranks do the same."""
+        due = keeper is not None and keeper.is_due
+        highest = self._ranks.highest(2 * (interruption.signal or 0) + due)
+        return highest >> 1, bool(highest & 1)
 
     def _advance(self, interruption: Interruption) -> None:
         try:
@@ -214,16 +271,14 @@ class _Run:
             "measurement": self.measurement.state(),
         }
 
-    def restore(self, state: Mapping[str, Any], source: Path) -> None:
+    def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Go on where a run of the same kind was.
 
         :param source: what the state is called in messages.
         :raises ReconError: naming what differs, if it was of another kind.
         """
         if set(state) != {"run", "training", "measurement"}:
-            raise ReconError(
-                f"{quoted(source)} holds no state of a profile", "pass --force without --resume to start anew"
-            )
+            raise ReconError(f"{source} holds no state of a profile", "pass --force without --resume to start anew")
         was, now = state["run"], self._identity()
         changed = [name for name in now if was.get(name) != now[name]]
         if changed:
@@ -231,7 +286,7 @@ class _Run:
                 f"{name}: {_short(was.get(name))} there, {_short(now[name])} here" for name in changed
             )
             raise ReconError(
-                f"the run in {quoted(source)} is another one: {differences}",
+                f"the run in {source} is another one: {differences}",
                 "run it as it was begun, or pass --force without --resume to start anew",
             )
         self.measurement.restore(state["measurement"])
@@ -251,6 +306,7 @@ class _Run:
             "every": self._sampling.every,
             "cosines": self._log is not None,
             "device": self.experiment.device.type,
+            "processes": self._ranks.size,
             "torch": str(torch.__version__),
             "recon": __version__,
         }
@@ -335,11 +391,11 @@ def _keeping(
         yield
     except Interrupted as interruption:
         if interruption.between_steps and keeper is not None and keeper.save():
-            assert folder is not None
-            with suppress(ReconError, OSError):
-                if run.measurement.has_pairs:
-                    run.write(folder.partial, overwrite=True)
-            observer.suspended(folder.path, run.training.step)
+            if folder is not None:
+                with suppress(ReconError, OSError):
+                    if run.measurement.has_pairs:
+                        run.write(folder.partial, overwrite=True)
+                observer.suspended(folder.path, run.training.step)
         elif folder is not None and folder.has_state:
             observer.suspended(folder.path, None)
         else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import check_finite, task_losses
 from recon_cli.experiment.random_states import random_states, set_random_states
+from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
 from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.engine import GramEngine
@@ -27,18 +29,26 @@ class JointTraining:
     :param measurement: is filled; if a step fails, it holds all steps before.
     :param sampling: which steps are measured; the others are plain steps without hooks.
     :param log: takes the cosines of every measured step, if they are to be kept.
+    :param ranks: the processes that train the network together, each on its own batches. The loss of a task is the mean
+        over those that have it.
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
     :ivar measured: the indices of those that had one in a measured step.
     """
 
     def __init__(
-        self, experiment: Experiment, measurement: Measurement, sampling: Sampling, log: CosineLog | None = None
+        self,
+        experiment: Experiment,
+        measurement: Measurement,
+        sampling: Sampling,
+        log: CosineLog | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._experiment = experiment
         self._measurement = measurement
         self._sampling = sampling
         self._log = log
+        self._ranks = ranks
         self._engine = GramEngine(experiment.model, measurement.tallied)
         self._batches = iter(experiment.batches)
         self._saw_all = False
@@ -51,11 +61,18 @@ class JointTraining:
 
         :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
         """
-        batch = next(self._batches)
-        if self._sampling.includes(self.step):
-            self._measure(batch)
+        measured = self._sampling.includes(self.step)
+        with self._ranks.together():
+            batch = next(self._batches)
+            with self._engine.watching() if measured else nullcontext():
+                losses = self._losses(batch)
+        counts = self._ranks.counts([index in losses for index in range(len(self._measurement.tasks))])
+        present = [index for index, count in enumerate(counts) if count]
+        self.labelled |= set(present)
+        if measured:
+            self._measure(losses, present)
         else:
-            self._train(batch)
+            self._train(losses, present, counts)
         with user_code("the optimizer's step"):
             self._experiment.optimizer.step()
         self.step += 1
@@ -71,8 +88,9 @@ class JointTraining:
             "parameters": {name: parameter.detach() for name, parameter in model.named_parameters()},
             "buffers": dict(model.named_buffers()),
             "optimizer": self._experiment.optimizer.state_dict(),
-            "batches": self._experiment.batches.state(),
-            "random": random_states(),
+            # What follows is each rank's own.
+            "batches": self._ranks.share(self._experiment.batches.state()),
+            "random": self._ranks.share(random_states()),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -87,8 +105,8 @@ class JointTraining:
             experiment.optimizer.load_state_dict(state["optimizer"])
         self.step, self._saw_all = state["step"], state["saw_all"]
         self.labelled, self.measured = set(state["labelled"]), set(state["measured"])
-        experiment.batches.restore(state["batches"])
-        set_random_states(state["random"])
+        experiment.batches.restore(state["batches"][self._ranks.rank])
+        set_random_states(state["random"][self._ranks.rank])
 
     def _restore_parameters(self, saved: Mapping[str, torch.Tensor]) -> None:
         own = dict(self._experiment.model.named_parameters())
@@ -101,33 +119,35 @@ class JointTraining:
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
 
-    def _train(self, batch: Batch) -> None:
-        losses = self._losses(batch)
+    def _train(self, losses: Mapping[int, torch.Tensor], present: Sequence[int], counts: Sequence[int]) -> None:
         with user_code("the backward pass"):
             self._experiment.model.zero_grad()
-            torch.autograd.backward(torch.stack([*losses.values()]).mean())
+            if self._ranks.size == 1:
+                mean = torch.stack([*losses.values()]).mean()
+            else:
+                # The sum over the ranks is the mean over the tasks of each one's mean over its ranks.
+                mean = torch.stack([loss / (counts[index] * len(present)) for index, loss in losses.items()]).sum()
+            torch.autograd.backward(mean)
+            self._ranks.sum_gradients([p for p in self._experiment.model.parameters() if p.requires_grad])
 
-    def _measure(self, batch: Batch) -> None:
+    def _measure(self, losses: Mapping[int, torch.Tensor], present: Sequence[int]) -> None:
         measurement = self._measurement
-        with self._engine.watching():
-            losses = self._losses(batch)
         with user_code("the backward pass"):
-            weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=self._experiment.device)
-            found = self._engine.backward([*losses.values()], weights)
+            weights = torch.full((len(present),), 1 / len(present), dtype=torch.float64, device=self._experiment.device)
+            found = self._engine.backward([losses.get(index) for index in present], weights)
         stage = self._sampling.stage(self.step, measurement.settings.stages)
-        rows = measurement.record(found, stage, [*losses])
+        rows = measurement.record(found, stage, present)
         if self._log is not None:
             self._log.append(rows, self.step, stage)
-        if len(losses) == len(measurement.tasks) and not self._saw_all:
+        if len(present) == len(measurement.tasks) and not self._saw_all:
             # Only now is it certain that no two tasks share a layer.
             measurement.check_shared()
             self._saw_all = True
-        self.measured |= losses.keys()
+        self.measured |= set(present)
 
     def _losses(self, batch: Batch) -> dict[int, torch.Tensor]:
         losses = task_losses(self._experiment.model, self._experiment.tasks, batch)
         check_finite([*losses.values()], [self._measurement.tasks[index] for index in losses], self.step)
-        self.labelled |= losses.keys()
         return losses
 
 

@@ -160,11 +160,11 @@ def test_of_scores_and_cosines_neither_appears_alone(recon, config, tmp_path):
     path = config(**{**given, "model": {"target": "tests.networks:failing"}})
     recon("profile", path, "-o", "s.json", "--save-cosines").refuses("s.cosines.safetensors", "exists already")
     Path("s.cosines.safetensors").unlink()
-    (tmp_path / "taking.py").write_text(
+    (tmp_path / "taking_cosines.py").write_text(
         "import pathlib\nfrom tests.networks import ThreeTasks\n"
         "def make():\n  pathlib.Path('s.cosines.safetensors').write_text('mine'); return ThreeTasks('none')\n"
     )
-    given["model"] = {"target": "taking:make"}
+    given["model"] = {"target": "taking_cosines:make"}
     recon("profile", config(**given), "-o", "s.json", "--save-cosines").refuses("exists already", "s.partial.json")
     assert not Path("s.json").exists()
     assert Path("s.cosines.safetensors").read_text() == "mine"

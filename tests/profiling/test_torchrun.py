@@ -1,0 +1,98 @@
+"""`recon profile` under `torchrun`, against one process with the ranks' batches put together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import read_scores
+
+
+def torchrun(folder: Path, size: int, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """Start the command on several ranks, which speak over the loopback device and end with it."""
+    source = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+            "--nproc-per-node", str(size), "-m", "recon_cli", "profile", *map(str, arguments),
+        ],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def without_norm(config, name: str, batch_size: int, **profile: object) -> Path:
+    """A config whose network has no statistics of its rank's batch alone."""
+    return config(
+        name,
+        model={"target": "tests.networks:without_norm"},
+        data={"target": "tests.networks:two_task_data", "batch_size": batch_size, "kwargs": {"size": 43}},
+        profile={"iterations": 9, **profile},
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "every"), [(2, 2), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(3, 2, marks=pytest.mark.slow)]
+)
+def test_ranks_write_what_one_process_with_their_batches_together_writes(recon, config, tmp_path, size, every):
+    code, out, err = finish(
+        torchrun(tmp_path, size, without_norm(config, "ranks.yaml", 4, every=every), "-o", "r.json")
+    )
+    assert code == 0, err
+    assert out.count("layers shared by") == 1, out
+    recon("profile", without_norm(config, "alone.yaml", 4 * size, every=every), "-o", "a.json").succeeds()
+    ranks, alone = read_scores(Path("r.json")), read_scores(Path("a.json"))
+    assert ranks.batch_restarts == alone.batch_restarts > 0
+    assert ranks.iterations == alone.iterations
+    for mine, theirs in zip(ranks.layers, alone.layers, strict=True):
+        assert mine.name == theirs.name
+        for one, two in zip(mine.stages, theirs.stages, strict=True):
+            assert one.pairs == two.pairs
+            assert one.gds == pytest.approx(two.gds, abs=1e-4)
+            assert one.norms == pytest.approx(two.norms, rel=1e-4)
+    assert not list(tmp_path.glob("*.run"))
+
+
+def test_an_error_of_one_rank_ends_all_with_that_error(config, tmp_path):
+    (tmp_path / "one_fails.py").write_text(
+        "import os, torch\nfrom tests.networks import TwoTasks\n"
+        "class Fails(TwoTasks):\n"
+        "    def forward(self, x):\n"
+        "        if os.environ['RANK'] == '1': raise ValueError('no such weather')\n"
+        "        return super().forward(x)\n"
+    )
+    code, _, err = finish(torchrun(tmp_path, 2, config(model={"target": "one_fails:Fails"}), "-o", "s.json"))
+    assert code != 0
+    assert err.count("error: on rank 1: the model failed: ValueError: no such weather") == 1, err
+    assert not (tmp_path / "s.json").exists()
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path):
+    path = without_norm(config, "long.yaml", 4)
+    assert finish(torchrun(tmp_path, 2, path, "-o", "whole.json", "--iterations", 300))[0] == 0
+    process = torchrun(tmp_path, 2, path, "-o", "halves.json", "--iterations", 300, RECON_TEST_SLOW="0.05")
+    while not (tmp_path / "halves.run").exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code != 0
+    assert (tmp_path / "halves.run" / "state.pt").exists(), err
+    code, _, err = finish(torchrun(tmp_path, 2, path, "-o", "halves.json", "--iterations", 300, "--resume"))
+    assert code == 0, err
+    assert (tmp_path / "halves.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
