@@ -18,20 +18,21 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.budget import memory_limit
+from recon_cli.profiling.features import FeatureGrams, Features
 from recon_cli.profiling.graph import Graph, is_made_from
 from recon_cli.profiling.passes import Passes
 from recon_cli.profiling.reach import Reach
+from recon_cli.profiling.routes.by_feature import ByFeature
 from recon_cli.profiling.routes.by_gradient import ByGradient
 from recon_cli.profiling.routes.by_output import ByOutput, Call
 from recon_cli.profiling.routes.convolution import ConvByOutput
 from recon_cli.profiling.routes.embedding import EmbeddingByOutput
 from recon_cli.profiling.routes.linear import LinearByOutput
 from recon_cli.profiling.routes.memory import RowMemory
-from recon_cli.profiling.routes.route import Route
+from recon_cli.profiling.routes.route import Route, fill
 
 _AIM = 16 << 20
 """Bytes; a slice of the graph that holds as much ends where it can."""
@@ -50,10 +51,12 @@ class LayerGrams:
 
     :ivar grams: float64, [L, T, T], on the losses' device; zero where a task does not reach a layer.
     :ivar reached: bool, [L, T], on the CPU.
+    :ivar features: the same for the shared representations that were named.
     """
 
     grams: torch.Tensor
     reached: torch.Tensor
+    features: FeatureGrams
 
 
 class GramEngine:
@@ -62,13 +65,18 @@ class GramEngine:
     :param model: the network.
     :param layers: the layers whose Gram matrices are wanted, L of them. Other parameters only get a gradient.
     :param limit: bytes that gradients of several tasks may take at a time; None for a part of what is free.
+    :param features: names of modules whose outputs are shared representations.
+    :raises ReconError: if there is no module of such a name.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[Layer], limit: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[Layer], limit: int | None = None, features: Sequence[str] = ()
+    ) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters.values()}
         self._size = len(layers)
         self._watched = {module: kind for module in model.modules() if (kind := _kind(module)) is not None}
+        self._features = Features(model, features)
         self._calls: dict[nn.Module, list[Call]] = {}
         self._hooks: list[RemovableHandle] = []
         self._limit = limit
@@ -91,6 +99,7 @@ class GramEngine:
         self.unwatch()
         self._calls = {}
         self._hooks = [module.register_forward_hook(self._note) for module in self._watched]
+        self._hooks += self._features.watch()
 
     def unwatch(self) -> None:
         """Note no calls any more; what was noted is kept for the backward passes."""
@@ -111,15 +120,16 @@ class GramEngine:
         :param weights: [T], or None: fill `.grad` of every parameter with sum_i w_i g_i; 1/T each is joint training
             with the mean of the losses.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
-        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way.
+        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way, or a named representation
+            is not one tensor.
         """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             ranks = Ranks.current()
             graph = Graph.behind(losses)
-            _check(graph)
+            graph.check_repeatable()
             reach = Reach.of(graph, losses, self._parameters, ranks, self._device)
-            routes = self._choose_routes(graph, reach, alone=ranks.size == 1)
+            routes = self._choose_routes(graph, reach, alone=ranks.size == 1) + self._features.take_routes(graph)
             aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
             passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
             # Ranks whose graphs are cut in different ways cannot add up one slice after the other.
@@ -127,11 +137,16 @@ class GramEngine:
             in_order = ranks.highest(order) == -ranks.highest(-order)
             tasks = len(losses)
             grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=self._device)
-            found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool))
+            features = FeatureGrams.of_none(len(self._features.names), tasks, self._device)
+            found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool), features)
             self._shares = reach.shares
             self._held = []
             for complete in passes.run():
-                self._held += complete
+                for route in complete:
+                    if isinstance(route, ByFeature):
+                        features.add(route, reach.shares)
+                    else:
+                        self._held.append(route)
                 if in_order:
                     self._multiply(complete, reach, ranks, found)
                     if weights is not None:
@@ -143,6 +158,7 @@ class GramEngine:
                     self.combine(weights, accumulate=accumulate)
             grams.mul_(reach.shares.unsqueeze(0) * reach.shares.unsqueeze(1))
             self._correct_reach(graph, found)
+            features.sum_over(ranks)
             return found
 
     def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
@@ -154,11 +170,7 @@ class GramEngine:
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             weights = weights.to(self._device) * self._shares
             for route in self._held:
-                for parameter, gradient in zip(route.parameters, route.combine(weights), strict=True):
-                    if not accumulate or parameter.grad is None:
-                        parameter.grad = gradient
-                    elif gradient is not None:
-                        parameter.grad += gradient
+                fill(route.parameters, route.combine(weights), accumulate=accumulate)
         self._held = []
         self._memory.reset()
 
@@ -217,7 +229,7 @@ class GramEngine:
 
     def _order_of(self, passes: Passes) -> int:
         """A number that stands for the slices in which the parameters are complete."""
-        order = [[self._position(route) for route in complete] for complete in passes.completed]
+        order = [[self._position(route) for route in complete if route.parameters] for complete in passes.completed]
         return int.from_bytes(sha256(repr(order).encode()).digest()[:7], "big")
 
     def _multiply(self, routes: Sequence[Route], reach: Reach, ranks: Ranks, found: LayerGrams) -> None:
@@ -261,11 +273,3 @@ class GramEngine:
 def _kind(module: nn.Module) -> type[ByOutput] | None:
     """The shorter route that a module has, if any."""
     return next((kind for kind in _BY_OUTPUT if kind.accepts(module)), None)
-
-
-def _check(graph: Graph) -> None:
-    if any(node.name() == "CheckpointFunctionBackward" for node in graph.order):
-        raise ReconError(
-            "the network uses reentrant activation checkpointing, which works with plain `backward()` alone",
-            "pass `use_reentrant=False` to `torch.utils.checkpoint.checkpoint`",
-        )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from recon_cli.errors import ReconError
+
 Node = Any
 """A node of the autograd graph; PyTorch's own type does not name what is read here."""
 
@@ -84,6 +86,17 @@ class Graph:
     def is_merged_before(self, parameter: torch.Tensor) -> bool:
         """Whether a node that uses a parameter stands for a part of the network: compiled, or TorchScript's."""
         return any(kind in node.name() for node in self.users.get(id(parameter), ()) for kind in _MERGED)
+
+    def check_repeatable(self) -> None:
+        """Refuse a graph that several backward passes cannot go through.
+
+        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way.
+        """
+        if any(node.name() == "CheckpointFunctionBackward" for node in self.order):
+            raise ReconError(
+                "the network uses reentrant activation checkpointing, which works with plain `backward()` alone",
+                "pass `use_reentrant=False` to `torch.utils.checkpoint.checkpoint`",
+            )
 
 
 def ones(bits: int) -> Iterator[int]:

@@ -66,7 +66,7 @@ def train_on_ranks(rank: int, size: int, folder: str) -> None:
         for aim in (0, 1 << 62):
             engine_module._AIM = aim
             network = make_network()
-            engine = GramEngine(network, discover_layers(network))
+            engine = GramEngine(network, discover_layers(network), features=["trunk"])
             optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
             grams = []
             for step in range(STEPS):
@@ -74,7 +74,9 @@ def train_on_ranks(rank: int, size: int, folder: str) -> None:
                     losses = losses_of(network, step, rank, partial)
                 result = engine.backward(losses, torch.full((TASKS,), 1 / TASKS, dtype=torch.float64))
                 optimizer.step()
-                grams += [result.grams, result.reached]
+                features = result.features
+                fd = features.entropies.total / features.entropies.positions
+                grams += [result.grams, result.reached, features.grams, features.reached, fd]
             found[f"{partial}-{aim}"] = [*grams, *(p.detach() for p in network.parameters())]
     torch.save(found, Path(folder) / f"{rank}.pt")
 
@@ -86,7 +88,10 @@ def train_alone(size: int, partial: bool) -> list[torch.Tensor]:
     layers = discover_layers(network)
     found = []
     for step in range(STEPS):
+        representations: list[torch.Tensor] = []
+        hook = network.trunk.register_forward_hook(lambda *call, kept=representations: kept.append(call[-1]))
         by_rank = [losses_of(network, step, rank, partial) for rank in range(size)]
+        hook.remove()
         losses = []
         for task in range(TASKS):
             there = [row[task] for row in by_rank if row[task] is not None]
@@ -108,11 +113,26 @@ def train_alone(size: int, partial: bool) -> list[torch.Tensor]:
                 for j, two in enumerate(rows):
                     if one is not None and two is not None:
                         grams[number, i, j] = one @ two
+        found += [grams, reached, *of_features(losses, representations)]
         optimizer.zero_grad()
         (sum(loss for loss in losses if loss is not None) / TASKS).backward()
         optimizer.step()
-        found += [grams, reached]
     return [*found, *(p.detach() for p in network.parameters())]
+
+
+def of_features(losses: list[torch.Tensor | None], parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The Gram matrix of dL_i/dZ, which tasks reach Z, and FD, for Z in parts, one for each rank."""
+    own = [
+        [torch.zeros_like(part) for part in parts]
+        if loss is None
+        else torch.autograd.grad(loss, parts, retain_graph=True, materialize_grads=True)
+        for loss in losses
+    ]
+    rows = torch.stack([torch.cat([gradient.flatten() for gradient in row]) for row in own])
+    shares = rows.abs() / rows.abs().sum(0)
+    shares = shares[:, shares.isfinite().all(0)]
+    fd = torch.special.entr(shares).sum(0).mean()
+    return [(rows @ rows.T).unsqueeze(0), torch.tensor([[loss is not None for loss in losses]]), fd.unsqueeze(0)]
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -68,3 +68,15 @@ def pick(weights: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
     """The weights of some tasks."""
     # Indexing with a list copies it to the device, which nearly always can be spared.
     return weights if list(tasks) == list(range(len(weights))) else weights[list(tasks)]
+
+
+def fill(parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None], *, accumulate: bool) -> None:
+    """Put gradients into `.grad`.
+
+    :param accumulate: whether to add to the gradients that are there, as `backward()` does.
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if not accumulate or parameter.grad is None:
+            parameter.grad = gradient
+        elif gradient is not None:
+            parameter.grad += gradient

@@ -1,0 +1,179 @@
+"""The fast gradient surrogate: gradients of the tasks with respect to a shared representation, instead of its trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.profiling.features import Features, gram_of
+from recon_cli.profiling.graph import Graph, Node
+from recon_cli.profiling.routes.by_feature import ByFeature
+from recon_cli.profiling.routes.by_gradient import ByGradient
+from recon_cli.profiling.routes.memory import RowMemory
+from recon_cli.profiling.routes.route import Route, fill
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What lies between the backward passes down to Z and the one from there.
+
+    :ivar feature: the gradients with respect to Z.
+    :ivar shared: the parameters before Z that several losses reach.
+    :ivar own: those that one loss reaches at most.
+    :ivar trunk: the parameters behind Z.
+    :ivar awaited: the tasks, as bits, whose way to there a later task crosses.
+    """
+
+    feature: ByFeature
+    shared: list[ByGradient]
+    own: list[ByGradient]
+    trunk: list[nn.Parameter]
+    awaited: int
+
+
+class GradientSurrogate:
+    """One backward pass per task down to a shared representation Z, and a single one through the trunk behind it.
+
+        surrogate = GradientSurrogate(model, "trunk.pool")
+        with surrogate.watching():
+            losses = ...
+        gram = surrogate.backward(losses)           # [T, T]
+        surrogate.combine(weights_from(gram))       # .grad of all parameters
+
+    For methods whose weights are a function of the Gram matrix, on feature-level gradients dL_i/dZ (MGDA-UB,
+    Aligned-MTL-UB). By the chain rule the trunk gets sum_i w_i g_i exactly, whatever the weights; what is approximated
+    is the Gram matrix that they are chosen by.
+
+    :param model: the network.
+    :param module: the name of the module whose output is Z. Everything that is to count as the trunk lies behind it.
+    :raises ReconError: if there is no such module.
+    """
+
+    def __init__(self, model: nn.Module, module: str) -> None:
+        self._module = module
+        self._features = Features(model, [module])
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._memory = RowMemory()
+        self._held: _Held | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note where Z lies in the forward pass that runs inside the block."""
+        hooks = self._features.watch()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def backward(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One backward pass for each loss, down to Z; the graph of the trunk is kept for `combine`.
+
+        :param losses: T scalars of one graph.
+        :returns: float64, [T, T]: the inner products of dL_i/dZ, flattened over the batch and all else; zero for a task
+            that does not reach Z.
+        :raises ReconError: if no loss reaches Z, or if one reaches parameters of the trunk on another way as well, so
+            that the gradient with respect to Z is not all that they get.
+        """
+        self._memory.reset()
+        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
+            graph = Graph.behind(losses)
+            graph.check_repeatable()
+            feature = next(iter(self._features.take_routes(graph)), None)
+            if feature is None:
+                raise ReconError(
+                    f"no loss reaches an output of module {quoted(self._module)}",
+                    "name a module that the forward pass calls, and run it within `watching()`",
+                )
+            held = self._split(graph, feature)
+            _run(graph, losses, held)
+            self._held = held
+            gram = torch.zeros(len(losses), len(losses), dtype=torch.float64, device=losses[0].device)
+            at = torch.tensor(feature.reached, device=gram.device)
+            gram[at.unsqueeze(1), at] = gram_of(feature).to(gram.device)
+            return gram
+
+    def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
+        """Fill `.grad`: one backward pass from Z through the trunk, which frees its graph.
+
+        - The trunk's parameters get sum_i w_i g_i.
+        - Parameters that only one loss reaches, and not by Z, as those of heads, get their own gradient, unweighted.
+        - Parameters before Z that several losses reach get sum_i w_i g_i too.
+
+        :param weights: [T].
+        :param accumulate: whether to add to the gradients that are there, as `backward()` does.
+        :raises ReconError: if `backward` was not called before.
+        """
+        if self._held is None:
+            raise ReconError("there are no gradients to combine", "call `backward(losses)` before each `combine`")
+        held, self._held = self._held, None
+        with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
+            for routes, factors in ((held.shared, weights), (held.own, torch.ones_like(weights))):
+                for route in routes:
+                    fill(route.parameters, route.combine(factors), accumulate=accumulate)
+            if not held.trunk:
+                return
+            if not accumulate:
+                fill(held.trunk, [None] * len(held.trunk), accumulate=False)
+            torch.autograd.backward([held.feature.edge], [held.feature.weighted_sum(weights)], inputs=held.trunk)
+
+    def _split(self, graph: Graph, feature: ByFeature) -> _Held:
+        """Tell the trunk from the parameters before Z."""
+        edge = (feature.edge.node, feature.edge.output_nr)
+        before = _reached(graph, (root.node for root in graph.roots if root is not None), avoiding=edge)
+        behind = _reached(graph, [edge[0]])
+        awaited = 0
+        for node in before - behind:
+            tasks = graph.tasks[node]
+            awaited |= tasks ^ (1 << tasks.bit_length() >> 1)
+        held = _Held(feature, [], [], [], awaited)
+        astray = []
+        for name, parameter in self._parameters.items():
+            users = graph.users.get(id(parameter), ())
+            if behind.isdisjoint(users):
+                reaching = len(graph.tasks_of(parameter))
+                route = ByGradient(parameter, users, reaching)
+                route.memory = self._memory
+                (held.shared if reaching > 1 else held.own).append(route)
+            elif before.isdisjoint(users):
+                held.trunk.append(parameter)
+            else:
+                astray.append(name)
+        if astray:
+            raise ReconError(
+                f"the losses reach {listed(astray, 3)} not only through the output of module {quoted(self._module)}",
+                "name a module that all of the trunk runs through",
+            )
+        feature.memory = self._memory
+        return held
+
+
+def _reached(graph: Graph, starts: Iterable[Node], avoiding: tuple[Node, int] | None = None) -> set[Node]:
+    """The nodes that gradients flow to from some, but for those that only one edge leads to."""
+    found: set[Node] = set()
+    pending = list(starts)
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += [edge[0] for edge in graph.flows[node] if edge != avoiding]
+    return found
+
+
+def _run(graph: Graph, losses: Sequence[torch.Tensor], held: _Held) -> None:
+    """The backward passes down to Z and to the parameters before it."""
+    used = [route for route in (*held.shared, *held.own) if graph.users.get(id(route.parameters[0]))]
+    routes: list[Route] = [held.feature, *used]
+    targets = [route.targets[0] for route in routes]
+    for task, loss in enumerate(losses):
+        # A pass frees what it runs through, and that is nothing behind Z.
+        retain = bool(held.awaited >> task & 1)
+        found = torch.autograd.grad([loss], targets, retain_graph=retain, allow_unused=True)  # type: ignore[arg-type]
+        for route, gradient in zip(routes, found, strict=True):
+            if gradient is not None:
+                route.keep(task, 0, gradient)
