@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from math import comb
+from math import comb, log
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +18,8 @@ from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
+
+_ROUNDING = 1e-6
 
 Count = Annotated[int, Field(ge=0)]
 Norm = Annotated[float, Field(ge=0)]
@@ -93,6 +95,30 @@ class LayerStage(Record):
         return self
 
 
+class FeatureStage(LayerStage):
+    """What was counted for one shared representation Z in one stage; its gradients are the dL_i/dZ."""
+
+    fd: float | None = Field(
+        ge=0,
+        description="Feature Disentanglement: mean over the iterations of the mean entropy, in nats, of the tasks' "
+        "saliencies at the positions of Z that are salient to any task; 0 to the logarithm of the number of tasks; "
+        "null where it was never measured",
+    )
+    fd_iterations: int = Field(
+        ge=0, description="iterations in which two tasks or more reached Z, with finite gradients that were not all 0"
+    )
+    positions: int = Field(ge=0, description="positions of Z salient to any task, summed over the iterations")
+    silent_positions: int = Field(ge=0, description="positions left out because every task's gradient was 0 there")
+
+    @model_validator(mode="after")
+    def _measured(self) -> FeatureStage:
+        if (self.fd is None) != (self.fd_iterations == 0) or self.positions < self.fd_iterations:
+            raise ValueError("`fd` is there exactly where `fd_iterations` and `positions` are not 0")
+        if self.positions and not self.fd_iterations:
+            raise ValueError("there are positions without an iteration")
+        return self
+
+
 class ScoredLayer(Record):
     """One shared layer: what it is, and what was counted for it."""
 
@@ -104,6 +130,14 @@ class ScoredLayer(Record):
     bytes: int = Field(ge=0)
     tasks: tuple[str, ...] = Field(description="tasks whose losses reach the layer")
     stages: tuple[LayerStage, ...]
+
+
+class ScoredFeature(Record):
+    """One shared representation, and what was measured of it."""
+
+    name: str = Field(description="of the module whose output it is")
+    tasks: tuple[str, ...] = Field(description="tasks whose losses reach it")
+    stages: tuple[FeatureStage, ...]
 
 
 class UnrankedLayer(Record):
@@ -148,6 +182,9 @@ class Scores(Document):
     versions: Versions
     trunk: tuple[LayerStage, ...] = Field(description="the same for all shared layers' gradients as one vector")
     layers: tuple[ScoredLayer, ...]
+    features: tuple[ScoredFeature, ...] = Field(
+        default=(), description="shared representations that were named; they take no part in a ranking"
+    )
     unranked: tuple[UnrankedLayer, ...]
 
     @model_validator(mode="after")
@@ -163,7 +200,20 @@ class Scores(Document):
             if not set(layer.tasks) <= set(self.tasks):
                 raise ValueError(f"layer {layer.name!r} is reached by tasks that are not there")
             self._check_stages(f"layer {layer.name!r}", layer.stages, layer.tasks)
+        self._check_features()
         return self
+
+    def _check_features(self) -> None:
+        for feature in self.features:
+            name = f"feature {feature.name!r}"
+            if not set(feature.tasks) <= set(self.tasks):
+                raise ValueError(f"{name} is reached by tasks that are not there")
+            self._check_stages(name, feature.stages, feature.tasks)
+            for stage, iterations in zip(feature.stages, self.stage_iterations, strict=True):
+                if stage.fd_iterations > iterations:
+                    raise ValueError(f"{name} was measured in more iterations than its stage has")
+                if stage.fd is not None and stage.fd > log(len(feature.tasks) or 1) + _ROUNDING:
+                    raise ValueError(f"{name} has an FD above the logarithm of the number of its tasks")
 
     def _check_presence(self) -> None:
         tasks = len(self.tasks)
@@ -201,44 +251,49 @@ class Scores(Document):
         if sum(stage.pairs + stage.non_finite for stage in stages) > together:
             raise ValueError(f"{name} has more pairs than its tasks were there together")
 
-    def conflicts(self, layer: ScoredLayer | None, severity: float, stage: int | None = None) -> int:
+    def conflicts(self, layer: ScoredLayer | ScoredFeature | None, severity: float, stage: int | None = None) -> int:
         """The S-conflict score of a layer (Recon, Definition 3), summed over iterations.
 
-        :param layer: one of `layers`, or None for the trunk.
+        :param layer: one of `layers` or `features`, or None for the trunk.
         :param severity: S; the score counts the pairs with a cosine strictly below it.
         :param stage: a stage, counted from 1, or None for all.
         :raises ReconError: if the file does not hold the count for this severity exactly.
         """
         return sum(self._count(part, severity) for part in self._stages(layer, stage))
 
-    def pairs(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
+    def pairs(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> int:
         """The number of task pairs that were measured for a layer, summed over iterations."""
         return sum(part.pairs for part in self._stages(layer, stage))
 
-    def non_finite(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
+    def non_finite(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> int:
         """The number of task pairs that were left out for a layer, because a gradient was not finite."""
         return sum(part.non_finite for part in self._stages(layer, stage))
 
-    def layer_iterations(self, layer: ScoredLayer | None, stage: int | None = None) -> int:
+    def layer_iterations(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> int:
         """The number of iterations in which at least one task pair was measured for a layer."""
         return sum(part.iterations for part in self._stages(layer, stage))
 
-    def gds(self, layer: ScoredLayer | None, stage: int | None = None) -> float | None:
+    def gds(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> float | None:
         """Gradient direction similarity: the mean cosine of the task pairs measured for a layer; None without any."""
         return _mean((part.gds, part.pairs) for part in self._stages(layer, stage))
 
-    def gms(self, layer: ScoredLayer | None, stage: int | None = None) -> float | None:
+    def gms(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> float | None:
         """Gradient magnitude similarity: the mean over the task pairs measured for a layer; None without any."""
         return _mean((part.gms, part.pairs) for part in self._stages(layer, stage))
 
-    def norms(self, layer: ScoredLayer | None, stage: int | None = None) -> tuple[float | None, ...]:
+    def norms(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> tuple[float | None, ...]:
         """For each task, the mean norm of its gradient of a layer; None where it never had one."""
         parts = self._stages(layer, stage)
         return tuple(
             _mean((part.norms[task], part.norm_iterations[task]) for part in parts) for task in range(len(self.tasks))
         )
 
-    def _stages(self, layer: ScoredLayer | None, stage: int | None) -> tuple[LayerStage, ...]:
+    def fd(self, feature: ScoredFeature, stage: int | None = None) -> float | None:
+        """Feature Disentanglement, in nats: the mean over the iterations it was measured in; None without any."""
+        parts = feature.stages if stage is None else (feature.stages[stage - 1],)
+        return _mean((part.fd, part.fd_iterations) for part in parts)
+
+    def _stages(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None) -> tuple[LayerStage, ...]:
         stages = self.trunk if layer is None else layer.stages
         return stages if stage is None else (stages[stage - 1],)
 

@@ -139,6 +139,7 @@ class ProfileSection(Section):
     severities: Annotated[list[float], Field(min_length=1)] = list(DEFAULT_SEVERITIES)
     include: list[str] = ["*"]
     exclude: list[str] = []
+    features: list[str] = []
 
     @field_validator("severities")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from recon_cli.artifacts.scores import LayerStage, ScoredLayer, UnrankedLayer
+from recon_cli.artifacts.scores import LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.layers.discovery import Layer
@@ -26,6 +26,7 @@ class Measurement:
     :ivar buffer_owners: modules that own buffers and no parameters; they are no layers, but stand in a checkpoint.
     :ivar tallied: those of them that are counted: trainable, and not excluded.
     :ivar reached: for each tallied layer and task, whether the task's loss has reached the layer; [L, T].
+    :ivar features_reached: the same for the shared representations that the settings name; [F, T].
     """
 
     tasks: tuple[str, ...]
@@ -35,6 +36,7 @@ class Measurement:
     tallied: Sequence[Layer] = field(init=False)
     tally: ConflictTally = field(init=False)
     reached: torch.Tensor = field(init=False)
+    features_reached: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.tallied = [layer for layer in self.layers if layer.trainable and self.includes(layer)]
@@ -43,11 +45,17 @@ class Measurement:
                 "no trainable layer is left to profile",
                 "check the patterns in `profile.include` and `profile.exclude`",
             )
-        # One row more than there are layers, for all shared ones together.
+        features = len(self.settings.features)
+        # More rows than there are layers: one for all shared ones together, and one for each representation.
         self.tally = ConflictTally(
-            len(self.tallied) + 1, len(self.tasks), self.settings.stages, self.settings.severities
+            len(self.tallied) + 1 + features,
+            len(self.tasks),
+            self.settings.stages,
+            self.settings.severities,
+            features,
         )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
+        self.features_reached = torch.zeros(features, len(self.tasks), dtype=torch.bool)
 
     def includes(self, layer: Layer) -> bool:
         """Whether the patterns of the config let a layer be measured."""
@@ -81,7 +89,8 @@ class Measurement:
         :returns: the cosines, float64, [L + 1, pairs], the last row that of all shared layers as one; NaN where a pair
             was not measured, +inf where a gradient was not finite.
         """
-        grams, reached = found.grams.cpu(), found.reached
+        grams = torch.cat([found.grams, found.features.grams]).cpu()
+        reached = torch.cat([found.reached, found.features.reached])
         at = torch.arange(len(self.tasks)) if present is None else torch.tensor(present)
         there = torch.zeros(len(self.tasks), dtype=torch.bool)
         there[at] = True
@@ -91,11 +100,16 @@ class Measurement:
             grams, partly = whole, reached
             reached = torch.zeros(len(grams), len(self.tasks), dtype=torch.bool)
             reached[:, at] = partly
-        self.reached |= reached
+        layers = len(self.tallied)
+        self.reached |= reached[:layers]
+        self.features_reached |= reached[layers:]
         shared = self.reached.sum(1) >= 2
-        grams = torch.cat([grams, grams[shared].sum(0, keepdim=True)])
-        reached = torch.cat([reached, reached[shared].any(0, keepdim=True)])
-        self.tally.add(stage, grams, reached, there)
+        trunk = grams[:layers][shared].sum(0, keepdim=True)
+        trunk_reached = reached[:layers][shared].any(0, keepdim=True)
+        grams = torch.cat([grams[:layers], trunk, grams[layers:]])
+        reached = torch.cat([reached[:layers], trunk_reached, reached[layers:]])
+        self.tally.add(stage, grams, reached, there, found.features.entropies.cpu())
+        grams, reached = grams[: layers + 1], reached[: layers + 1]
         i, j = pair_indices(len(self.tasks))
         return cosines(grams).nan_to_num(torch.inf).masked_fill(~(reached[:, i] & reached[:, j]), torch.nan)
 
@@ -104,6 +118,8 @@ class Measurement:
         return {
             "layers": [layer.name for layer in self.tallied],
             "reached": self.reached,
+            "features": list(self.settings.features),
+            "features_reached": self.features_reached,
             "counts": self.tally.state(),
         }
 
@@ -118,8 +134,11 @@ class Measurement:
             raise ReconError(
                 f"the saved state is of another network: {listed(changed) or 'its layers are ordered anew'}"
             )
+        if state["features"] != list(self.settings.features):
+            raise ReconError(f"the saved state is of other features: {listed(state['features']) or 'none'}")
         self.tally.restore(state["counts"])
         self.reached.copy_(state["reached"])
+        self.features_reached.copy_(state["features_reached"])
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.
@@ -146,6 +165,22 @@ class Measurement:
                 "measure more steps, or let batches have the labels of more tasks",
             )
 
+    def check_features(self, found: LayerGrams) -> None:
+        """Refuse a representation that is not shared.
+
+        :param found: what a step gave in which all tasks were there.
+        :raises ReconError: saying which tasks reach it.
+        """
+        for name, row in zip(self.settings.features, self.features_reached | found.features.reached, strict=True):
+            if int(row.sum()) < 2:
+                tasks = self._tasks_of(row)
+                reach = f"the loss of {quoted(tasks[0])} alone reaches" if tasks else "no loss reaches"
+                raise ReconError(
+                    f"{reach} the output of module {quoted(name)}, which `features` names",
+                    "name a module whose output two or more tasks use; those inside a compiled or TorchScript network "
+                    "are not seen",
+                )
+
     def trunk(self) -> tuple[LayerStage, ...]:
         """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""
         return self.tally.layer_stages(len(self.tallied))
@@ -160,11 +195,18 @@ class Measurement:
                 parameters=tuple(layer.parameters),
                 size=layer.size,
                 bytes=layer.bytes,
-                tasks=self._tasks_of(index),
+                tasks=self._tasks_of(self.reached[index]),
                 stages=self.tally.layer_stages(index),
             )
             for index in self.shared()
             for layer in [self.tallied[index]]
+        )
+
+    def scored_features(self) -> tuple[ScoredFeature, ...]:
+        """The shared representations that the settings name, and what was measured of them."""
+        return tuple(
+            ScoredFeature(name=name, tasks=self._tasks_of(row), stages=self.tally.feature_stages(index))
+            for index, (name, row) in enumerate(zip(self.settings.features, self.features_reached, strict=True))
         )
 
     def unranked_layers(self) -> tuple[UnrankedLayer, ...]:
@@ -178,7 +220,7 @@ class Measurement:
             tasks: tuple[str, ...] = ()
             reason: Literal["private", "excluded", "unused", "frozen"]
             if layer.name in index_of:
-                tasks = self._tasks_of(index_of[layer.name])
+                tasks = self._tasks_of(self.reached[index_of[layer.name]])
                 reason = "private" if tasks else "unused"
             else:
                 reason = "excluded" if layer.trainable else "frozen"
@@ -189,5 +231,5 @@ class Measurement:
         result += [UnrankedLayer(name=name, reason="buffers") for name in self.buffer_owners]
         return tuple(result)
 
-    def _tasks_of(self, index: int) -> tuple[str, ...]:
-        return tuple(task for task, hit in zip(self.tasks, self.reached[index], strict=True) if hit)
+    def _tasks_of(self, row: torch.Tensor) -> tuple[str, ...]:
+        return tuple(task for task, hit in zip(self.tasks, row, strict=True) if hit)

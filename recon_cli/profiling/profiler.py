@@ -48,6 +48,7 @@ class ConflictProfiler:
     :param severities: the severities S at which conflicts are counted.
     :param include: patterns of layer names to measure.
     :param exclude: patterns of layer names not to measure.
+    :param features: names of modules whose outputs the tasks share, to measure Feature Disentanglement there.
     :raises ReconError: if the tasks or the network cannot be profiled.
     """
 
@@ -63,6 +64,7 @@ class ConflictProfiler:
         severities: Sequence[float] = DEFAULT_SEVERITIES,
         include: Sequence[str] = ("*",),
         exclude: Sequence[str] = (),
+        features: Sequence[str] = (),
     ) -> None:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise ReconError(
@@ -79,9 +81,10 @@ class ConflictProfiler:
             severities=list(severities),
             include=list(include),
             exclude=list(exclude),
+            features=list(features),
         )
         self._measurement = Measurement(self.tasks, settings, discover_layers(model), buffer_owners(model))
-        self._engine = GramEngine(model, self._measurement.tallied)
+        self._engine = GramEngine(model, self._measurement.tallied, features=settings.features)
         self._device = next(model.parameters()).device
         self._step = 0
         self._watch_if_sampled()
@@ -90,7 +93,8 @@ class ConflictProfiler:
         """Add the gradient of the mean of the losses to `.grad`, and count the conflicts if this step is sampled.
 
         :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
-        :raises ReconError: if a task is not known, none has a loss, or a loss of a sampled step is NaN or infinite.
+        :raises ReconError: if a task is not known, none has a loss, a loss of a sampled step is NaN or infinite, or a
+            named feature is not one tensor that two tasks share.
         """
         if not isinstance(losses, Mapping):
             raise ReconError(
@@ -152,6 +156,7 @@ class ConflictProfiler:
             versions=Versions(recon=__version__, torch=torch.__version__),
             trunk=measurement.trunk(),
             layers=measurement.scored_layers(),
+            features=measurement.scored_features(),
             unranked=measurement.unranked_layers(),
         )
 
@@ -195,6 +200,8 @@ class ConflictProfiler:
         weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=losses[0].device)
         found = self._engine.backward(losses, weights, accumulate=True)
         stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+        if len(present) == len(self.tasks):
+            self._measurement.check_features(found)
         self._measurement.record(found, stage, present)
 
     def _watch_if_sampled(self) -> None:

@@ -345,6 +345,7 @@ class _Run:
             versions=Versions(recon=__version__, torch=torch.__version__),
             trunk=measurement.trunk(),
             layers=measurement.scored_layers(),
+            features=measurement.scored_features(),
             unranked=measurement.unranked_layers(),
         )
 

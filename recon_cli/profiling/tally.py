@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import log
 
 import torch
 
-from recon_cli.artifacts.scores import HISTOGRAM_BINS, Histogram, LayerStage, histogram_edge
+from recon_cli.artifacts.scores import HISTOGRAM_BINS, FeatureStage, Histogram, LayerStage, histogram_edge
 from recon_cli.errors import ReconError, quoted
 from recon_cli.profiling.cosines import cosines, gradient_norms, magnitude_similarities, pair_indices
+from recon_cli.profiling.disentanglement import SaliencyEntropy
 
 Counts = dict[str, torch.Tensor]
 """What was counted and summed in one stage, by name."""
@@ -21,17 +23,19 @@ class ConflictTally:
     :param tasks: number of tasks T.
     :param stages: number of stages.
     :param severities: the severities S at which conflicts are counted.
+    :param features: number of shared representations F; they are the last of the layers.
     """
 
-    def __init__(self, layers: int, tasks: int, stages: int, severities: Sequence[float]) -> None:
+    def __init__(self, layers: int, tasks: int, stages: int, severities: Sequence[float], features: int = 0) -> None:
         self._severities = torch.tensor(severities, dtype=torch.float64)
         self._inner_edges = torch.tensor(
             [histogram_edge(index) for index in range(1, HISTOGRAM_BINS)], dtype=torch.float64
         )
         self._first, self._second = pair_indices(tasks)
-        self._stages = [self._nothing(layers, tasks) for _ in range(stages)]
+        self._highest_fd = log(tasks)
+        self._stages = [self._nothing(layers, tasks, features) for _ in range(stages)]
 
-    def _nothing(self, layers: int, tasks: int) -> Counts:
+    def _nothing(self, layers: int, tasks: int, features: int) -> Counts:
         def counts(*shape: int) -> torch.Tensor:
             return torch.zeros(shape, dtype=torch.int64)
 
@@ -51,9 +55,20 @@ class ConflictTally:
             "similarities": sums(layers),
             "norms": sums(layers, tasks),
             "norm_iterations": counts(layers, tasks),
+            "fd": sums(features),
+            "fd_iterations": counts(features),
+            "positions": counts(features),
+            "silent_positions": counts(features),
         }
 
-    def add(self, stage: int, grams: torch.Tensor, reached: torch.Tensor, present: torch.Tensor) -> None:
+    def add(
+        self,
+        stage: int,
+        grams: torch.Tensor,
+        reached: torch.Tensor,
+        present: torch.Tensor,
+        entropies: SaliencyEntropy | None = None,
+    ) -> None:
         """Count one iteration.
 
         Conflicts are the pairs with a cosine strictly below S (Recon, Definition 3). A pair is measured where both of
@@ -63,10 +78,15 @@ class ConflictTally:
         :param grams: float64, [L, T, T], on the CPU.
         :param reached: bool, [L, T]: whether the task's loss reaches the layer.
         :param present: bool, [T]: whether the task has a loss.
+        :param entropies: of the F representations, [F] each, on the CPU; None if there are none.
         """
         found = self._count(grams, reached, present)
+        if entropies is not None:
+            found |= self._count_entropies(entropies, reached)
         # By one assignment, so that an interrupt leaves the iteration counted wholly or not at all.
-        self._stages[stage] = {name: total + found[name] for name, total in self._stages[stage].items()}
+        self._stages[stage] = {
+            name: total + found[name] if name in found else total for name, total in self._stages[stage].items()
+        }
 
     def _count(self, grams: torch.Tensor, reached: torch.Tensor, present: torch.Tensor) -> Counts:
         norms, cosine = gradient_norms(grams), cosines(grams)
@@ -89,6 +109,20 @@ class ConflictTally:
             "similarities": magnitude_similarities(norms).where(counted, 0.0).sum(1),
             "norms": norms.where(known, 0.0),
             "norm_iterations": known,
+        }
+
+    def _count_entropies(self, entropies: SaliencyEntropy, reached: torch.Tensor) -> Counts:
+        several = reached[len(reached) - len(entropies.total) :].sum(1) >= 2
+        # A gradient that is not finite makes the sum so.
+        counted = several & entropies.total.isfinite()
+        measured = counted & (entropies.positions > 0)
+        # Rounding may lift the mean over its bound.
+        fd = (entropies.total / entropies.positions).clamp(max=self._highest_fd)
+        return {
+            "fd": fd.where(measured, 0.0),
+            "fd_iterations": measured,
+            "positions": entropies.positions.where(counted, 0),
+            "silent_positions": entropies.silent.where(counted, 0),
         }
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -135,8 +169,24 @@ class ConflictTally:
         """What was counted for one layer, stage by stage."""
         return tuple(_layer_stage(stage, layer) for stage in self._stages)
 
+    def feature_stages(self, feature: int) -> tuple[FeatureStage, ...]:
+        """What was counted for one shared representation, stage by stage."""
+        return tuple(_feature_stage(stage, feature) for stage in self._stages)
+
     def _total(self, name: str) -> torch.Tensor:
         return torch.stack([stage[name] for stage in self._stages]).sum(0)
+
+
+def _feature_stage(stage: Counts, feature: int) -> FeatureStage:
+    layer = len(stage["pairs"]) - len(stage["fd"]) + feature
+    iterations = int(stage["fd_iterations"][feature])
+    return FeatureStage(
+        **dict(_layer_stage(stage, layer)),
+        fd=float(stage["fd"][feature]) / iterations if iterations else None,
+        fd_iterations=iterations,
+        positions=int(stage["positions"][feature]),
+        silent_positions=int(stage["silent_positions"][feature]),
+    )
 
 
 def _layer_stage(stage: Counts, layer: int) -> LayerStage:

@@ -49,7 +49,7 @@ class JointTraining:
         self._sampling = sampling
         self._log = log
         self._ranks = ranks
-        self._engine = GramEngine(experiment.model, measurement.tallied)
+        self._engine = GramEngine(experiment.model, measurement.tallied, features=measurement.settings.features)
         self._batches = iter(experiment.batches)
         self._saw_all = False
         self.step = 0
@@ -135,6 +135,8 @@ class JointTraining:
         with user_code("the backward pass"):
             weights = torch.full((len(present),), 1 / len(present), dtype=torch.float64, device=self._experiment.device)
             found = self._engine.backward([losses.get(index) for index in present], weights)
+        if len(present) == len(measurement.tasks):
+            measurement.check_features(found)
         stage = self._sampling.stage(self.step, measurement.settings.stages)
         rows = measurement.record(found, stage, present)
         if self._log is not None:

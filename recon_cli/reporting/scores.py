@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import log
 from pathlib import Path
 
 from rich.console import RenderableType
@@ -35,6 +36,12 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
         name = "all of them, as one" if layer is None else layer.name
         add_row(table, [name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
     yield table
+    for feature in scores.features:
+        yield (
+            f"at {feature.name}: FD {_decimal(scores.fd(feature), 3) or 'not measured'} "
+            f"(0 to {log(len(feature.tasks) or 1):.3f}), "
+            f"GDS {_decimal(scores.gds(feature), 3)}, GMS {_decimal(scores.gms(feature), 2)}"
+        )
     yield ""
     yield f"next: recon rank {output} -S -0.1 -o ranking.json"
 
