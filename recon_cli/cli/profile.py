@@ -46,6 +46,15 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--memory-limit",
+            metavar="SIZE",
+            help="What gradients of several tasks may take at a time (2GB); default: a quarter of what is free.",
+            show_default=False,
+        ),
+    ] = None,
     save_cosines: Annotated[
         bool,
         typer.Option("--save-cosines", help="Write every cosine to FILE's sibling .cosines.safetensors as well."),
@@ -85,7 +94,7 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint, allow_code)
+    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint, memory_limit, allow_code)
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from recon_cli.errors import counted, listed, number
+from recon_cli.sizes import parse_bytes
 from recon_cli.tasks import check_task_name
 
 DEFAULT_SAMPLES = 1500
@@ -129,6 +130,12 @@ class OptimizerSection(Section):
     kwargs: dict[str, Any] = {}
 
 
+def _check_bytes(value: object) -> object:
+    if isinstance(value, str):
+        parse_bytes(value)
+    return value
+
+
 class ProfileSection(Section):
     """How long the network trains, on which steps conflicts are measured, at which severities, and on which layers."""
 
@@ -140,6 +147,13 @@ class ProfileSection(Section):
     include: list[str] = ["*"]
     exclude: list[str] = []
     features: list[str] = []
+
+    memory_limit: Annotated[str | None, BeforeValidator(_check_bytes)] = None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit in bytes; None to choose one by what is free."""
+        return None if self.memory_limit is None else parse_bytes(self.memory_limit)
 
     @field_validator("severities")
     @classmethod

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from recon_cli._version import __version__
+from recon_cli.artifacts.document import first_problem
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
+from recon_cli.experiment.ranks import Ranks
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
@@ -49,6 +52,8 @@ class ConflictProfiler:
     :param include: patterns of layer names to measure.
     :param exclude: patterns of layer names not to measure.
     :param features: names of modules whose outputs the tasks share, to measure Feature Disentanglement there.
+    :param memory_limit: what the gradients of several tasks may take at a time on a measured step, such as `2GB`.
+        Default: a quarter of what is free.
     :raises ReconError: if the tasks or the network cannot be profiled.
     """
 
@@ -65,27 +70,26 @@ class ConflictProfiler:
         include: Sequence[str] = ("*",),
         exclude: Sequence[str] = (),
         features: Sequence[str] = (),
+        memory_limit: str | None = None,
     ) -> None:
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            raise ReconError(
-                "a model wrapped in DistributedDataParallel cannot be profiled yet",
-                "its gradients are averaged in a way that separate backward passes would miss",
-            )
+        self._parallel = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
+        model = model if self._parallel is None else self._parallel.module
         self._sampling = Sampling.choose(steps, every, samples)
         if stages is not None and stages > 1 and steps is None:
             raise ReconError(f"{stages} stages need `steps`, to know where one ends")
         self.tasks = check_tasks(tasks)
-        settings = ProfileSection(
+        settings = _settings(
             iterations=steps or 1,
             stages=stages or (4 if steps else 1),
             severities=list(severities),
             include=list(include),
             exclude=list(exclude),
             features=list(features),
+            memory_limit=memory_limit,
         )
         self._measurement = Measurement(self.tasks, settings, discover_layers(model), buffer_owners(model))
-        self._engine = GramEngine(model, self._measurement.tallied, features=settings.features)
-        self._device = next(model.parameters()).device
+        self._engine = GramEngine(model, self._measurement.tallied, settings.memory_bytes, features=settings.features)
+        self._model = model
         self._step = 0
         self._watch_if_sampled()
 
@@ -120,7 +124,7 @@ class ConflictProfiler:
                     "pass the loss itself, not a detached value",
                 )
         if self._is_sampled:
-            self._measure(given, present)
+            self._measure(dict(zip(present, given, strict=True)))
         else:
             torch.autograd.backward(torch.stack(given).mean())
         self._step += 1
@@ -148,7 +152,7 @@ class ConflictProfiler:
             pair_iterations=measurement.tally.pair_iterations(),
             method="joint",
             seed=None,
-            device=device_name(self._device),
+            device=device_name(next(self._model.parameters()).device),
             batch_restarts=0,
             severities=tuple(measurement.settings.severities),
             config_digest=None,
@@ -194,14 +198,19 @@ class ConflictProfiler:
     def _is_sampled(self) -> bool:
         return self._sampling.includes(self._step)
 
-    def _measure(self, losses: Sequence[torch.Tensor], present: Sequence[int]) -> None:
-        check_finite(losses, [self.tasks[index] for index in present], self._step)
+    def _measure(self, losses: Mapping[int, torch.Tensor]) -> None:
+        ranks = Ranks.current()
+        with ranks.together():
+            check_finite([*losses.values()], [self.tasks[index] for index in losses], self._step)
         self._engine.unwatch()
-        weights = torch.full((len(losses),), 1 / len(losses), dtype=torch.float64, device=losses[0].device)
-        found = self._engine.backward(losses, weights, accumulate=True)
-        stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+        counts = ranks.counts([index in losses for index in range(len(self.tasks))])
+        present = [index for index, count in enumerate(counts) if count]
+        device = next(iter(losses.values())).device
+        weights = torch.full((len(present),), 1 / len(present), dtype=torch.float64, device=device)
+        found = self._engine.backward([losses.get(index) for index in present], weights, accumulate=True)
         if len(present) == len(self.tasks):
             self._measurement.check_features(found)
+        stage = self._sampling.stage(self._step, self._measurement.settings.stages)
         self._measurement.record(found, stage, present)
 
     def _watch_if_sampled(self) -> None:
@@ -210,3 +219,13 @@ class ConflictProfiler:
             self._engine.watch()
         else:
             self._engine.unwatch()
+        if self._parallel is not None:
+            # A measured step averages its gradients itself.
+            self._parallel.require_backward_grad_sync = not self._is_sampled
+
+
+def _settings(**values: Any) -> ProfileSection:
+    try:
+        return ProfileSection(**values)
+    except ValidationError as error:
+        raise ReconError(first_problem(error)) from None

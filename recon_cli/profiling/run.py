@@ -34,6 +34,7 @@ from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import JointTraining
+from recon_cli.sizes import parse_bytes
 
 
 class Observer(Protocol):
@@ -75,6 +76,7 @@ class ProfileRequest:
     seed: int | None = None
     device: str | None = None
     checkpoint: Path | None = None
+    memory_limit: str | None = None
     allow_code: bool = False
 
 
@@ -215,7 +217,9 @@ class _Run:
         )
         model = self.experiment.model
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-        self.training = JointTraining(self.experiment, self.measurement, self._sampling, log, ranks)
+        self.training = JointTraining(
+            self.experiment, self.measurement, self._sampling, log, ranks, _memory_limit(request)
+        )
 
     def align(self, seed: int) -> None:
         """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
@@ -369,6 +373,15 @@ def _sampling(request: ProfileRequest, steps: int) -> Sampling:
         return Sampling(steps, request.every, request.samples)
     settings = request.config.config.profile
     return Sampling(steps, settings.every, settings.samples if settings.every is None else None)
+
+
+def _memory_limit(request: ProfileRequest) -> int | None:
+    if request.memory_limit is None:
+        return request.config.config.profile.memory_bytes
+    try:
+        return parse_bytes(request.memory_limit)
+    except ValueError as error:
+        raise ReconError(f"--memory-limit: {error}") from None
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:

@@ -31,6 +31,7 @@ class JointTraining:
     :param log: takes the cosines of every measured step, if they are to be kept.
     :param ranks: the processes that train the network together, each on its own batches. The loss of a task is the mean
         over those that have it.
+    :param memory_limit: bytes that the gradients of several tasks may take at a time; see `GramEngine`.
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
     :ivar measured: the indices of those that had one in a measured step.
@@ -43,13 +44,16 @@ class JointTraining:
         sampling: Sampling,
         log: CosineLog | None = None,
         ranks: Ranks = ALONE,
+        memory_limit: int | None = None,
     ) -> None:
         self._experiment = experiment
         self._measurement = measurement
         self._sampling = sampling
         self._log = log
         self._ranks = ranks
-        self._engine = GramEngine(experiment.model, measurement.tallied, features=measurement.settings.features)
+        self._engine = GramEngine(
+            experiment.model, measurement.tallied, memory_limit, features=measurement.settings.features
+        )
         self._batches = iter(experiment.batches)
         self._saw_all = False
         self.step = 0
