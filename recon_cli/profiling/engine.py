@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.budget import memory_limit
 from recon_cli.profiling.features import FeatureGrams, Features
-from recon_cli.profiling.graph import Graph, is_made_from
+from recon_cli.profiling.graph import Graph, operation_behind
 from recon_cli.profiling.passes import Passes
 from recon_cli.profiling.reach import Reach
 from recon_cli.profiling.routes.by_feature import ByFeature
@@ -41,6 +41,8 @@ _NO_LIMIT = 1 << 62
 
 _MARGIN = 0.8
 """How much cheaper, by operations, the way over the outputs has to be: matrix products run slower than convolutions."""
+
+_OVERRIDABLE = frozenset({"forward", "_conv_forward"})
 
 _BY_OUTPUT: tuple[type[ByOutput], ...] = (LinearByOutput, ConvByOutput, EmbeddingByOutput)
 
@@ -98,7 +100,8 @@ class GramEngine:
         """Note the calls of layers from now on."""
         self.unwatch()
         self._calls = {}
-        self._hooks = [module.register_forward_hook(self._note) for module in self._watched]
+        # Ahead of the user's hooks, which may put something else in the output's place.
+        self._hooks = [module.register_forward_hook(self._note, prepend=True) for module in self._watched]
         self._hooks += self._features.watch()
 
     def unwatch(self) -> None:
@@ -184,12 +187,15 @@ class GramEngine:
             return
         if not isinstance(output, torch.Tensor) or not output.requires_grad or len(inputs) != 1:
             return
+        # What somebody put in the place of this module's own `forward` may do anything with the input.
+        if not _OVERRIDABLE.isdisjoint(vars(module)):
+            return
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
-        # A hook of the user's may have put something else in the output's place.
-        if is_made_from(output, weight, self._watched[module].operations):
+        node = operation_behind(output, weight, self._watched[module].operations)
+        if node is not None:
             x = inputs[0].detach()
-            call = Call(module, x, x._version, get_gradient_edge(output), output.shape, output.dtype)
+            call = Call(module, x, x._version, GradientEdge(node, 0), output.shape, output.dtype)
             self._calls.setdefault(module, []).append(call)
 
     def _choose_routes(self, graph: Graph, reach: Reach, *, alone: bool) -> list[Route]:
@@ -220,6 +226,11 @@ class GramEngine:
             if len(graph.users.get(id(parameter), ())) != len(calls) or parameter._backward_hooks:
                 return False
         if not all(call.is_intact and call.dtype == weight.dtype for call in calls):
+            return False
+        # Nothing may depend on an output, and something on the weight in another way.
+        if not all(call.edge.node in graph.tasks for call in calls):
+            return False
+        if weight.is_complex() or weight.numel() == 0:
             return False
         by_output, by_gradient = kind.costs(calls, len(graph.tasks_of(weight)))
         return by_output < _MARGIN * by_gradient

@@ -15,6 +15,7 @@ from recon_cli.errors import ReconError
 Node = Any
 """A node of the autograd graph; PyTorch's own type does not name what is read here."""
 
+_LEAF = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 _RESHAPING = frozenset({"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "SqueezeBackward1"})
 _TRANSPOSING = frozenset({"TBackward0", "TransposeBackward0"})
 
@@ -52,9 +53,9 @@ class Graph:
             if root is None or root.node in flows:
                 continue
             flows[root.node] = _flows_of(root.node, users)
-            if hasattr(root.node, "variable"):
+            if (variable := leaf_of(root.node)) is not None:
                 # A loss that is a parameter itself.
-                users.setdefault(id(root.node.variable), []).append(root.node)
+                users.setdefault(id(variable), []).append(root.node)
             pending = [(root.node, iter(flows[root.node]))]
             while pending:
                 node, rest = pending[-1]
@@ -107,6 +108,12 @@ def ones(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
+def leaf_of(node: Node) -> torch.Tensor | None:
+    """The tensor whose gradients end at a node; None where they flow on."""
+    # An operation of the user's own may have an attribute of that name.
+    return node.variable if isinstance(node, _LEAF) else None
+
+
 def edge_bytes(node: Node, number: int) -> int:
     """The size of a gradient that flows to a node, in bytes."""
     described = node._input_metadata[number]
@@ -119,7 +126,7 @@ def _flows_of(node: Node, users: dict[int, list[Node]]) -> list[tuple[Node, int]
     for following, number in node.next_functions:
         if following is None:
             continue
-        variable = getattr(following, "variable", None)
+        variable = leaf_of(following)
         if variable is None:
             flows.append((following, number))
         else:
@@ -127,19 +134,20 @@ def _flows_of(node: Node, users: dict[int, list[Node]]) -> list[tuple[Node, int]
     return flows
 
 
-def is_made_from(output: torch.Tensor, weight: torch.Tensor, operations: frozenset[str]) -> bool:
-    """Whether a tensor is the plain result of one of these operations with a weight, but for its shape.
+def operation_behind(output: torch.Tensor, weight: torch.Tensor, operations: frozenset[str]) -> Node | None:
+    """The node of an operation with a weight, if a tensor is the plain result of one of these, but for its shape.
 
-    Anything between the two, such as a hook that changes the output or a cast of the weight, makes the answer False.
+    Anything between the two, such as a cast of the weight, makes the answer None. The node stays part of the graph when
+    the tensor is a view and written to.
     """
     node: Node = output.grad_fn
     while node is not None and node.name() in _RESHAPING:
         node = node.next_functions[0][0]
     if node is None or node.name() not in operations:
-        return False
+        return None
     for next_node, _ in node.next_functions:
         if next_node is not None and next_node.name() in _TRANSPOSING:
             next_node = next_node.next_functions[0][0]
-        if next_node is not None and getattr(next_node, "variable", None) is weight:
-            return True
-    return False
+        if next_node is not None and leaf_of(next_node) is weight:
+            return node
+    return None

@@ -59,9 +59,10 @@ class Passes:
                 route.memory = memory
         # The gradients that wait for the slice of their edge, one for each task.
         self._waiting: dict[_Edge, list[torch.Tensor | None]] = {}
-        for task, (root, loss) in enumerate(zip(graph.roots, losses, strict=True)):
+        self._roots = [None if root is None else (root.node, root.output_nr) for root in graph.roots]
+        for task, (root, loss) in enumerate(zip(self._roots, losses, strict=True)):
             if root is not None and loss is not None:
-                self._hand_on((root.node, root.output_nr), task, torch.ones_like(loss))
+                self._hand_on(root, task, torch.ones_like(loss))
 
     @property
     def completed(self) -> list[list[Route]]:
@@ -87,8 +88,9 @@ class Passes:
         if not targets:
             return
         current: dict[_Edge, torch.Tensor] = {}
+        handed_on: dict[_Edge, torch.Tensor] = {}
         hooks = [] if part.is_closed else [_stop(exit.node) for exit in part.exits]
-        hooks += [_put_back(edge, current) for edge in entries] if put_back else []
+        hooks += [_put_back(edge, handed_on) for edge in entries] if put_back else []
         try:
             for task in range(self._tasks):
                 current.clear()
@@ -96,6 +98,8 @@ class Passes:
                     gradient, gradients[task] = gradients[task], None
                     if gradient is not None:
                         current[edge] = gradient
+                handed_on.clear()
+                handed_on.update((edge, gradient) for edge, gradient in current.items() if edge != self._roots[task])
                 if current:
                     # Only what a later task still follows is kept.
                     retain = not part.is_closed or bool(part.awaited >> task & 1)
@@ -142,11 +146,11 @@ def _stop(node: Node) -> RemovableHandle:
     return node.register_prehook(lambda gradients: (None,) * len(gradients))  # type: ignore[no-any-return]
 
 
-def _put_back(edge: _Edge, current: dict[_Edge, torch.Tensor]) -> RemovableHandle:
+def _put_back(edge: _Edge, handed_on: dict[_Edge, torch.Tensor]) -> RemovableHandle:
     """Undo what the hooks of a tensor do to its gradient when it enters a slice: they did so when it left the last."""
 
     def restore(gradients: _Gradients) -> _Gradients:
         number = edge[1]
-        return (*gradients[:number], current.get(edge, gradients[number]), *gradients[number + 1 :])
+        return (*gradients[:number], handed_on.get(edge, gradients[number]), *gradients[number + 1 :])
 
     return edge[0].register_prehook(restore)  # type: ignore[no-any-return]

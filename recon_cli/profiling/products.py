@@ -17,8 +17,7 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     :param right: [T, K].
     :returns: float64, [T, T].
     """
-    if left.dtype not in (torch.float32, torch.float64):
-        left, right = left.float(), right.float()
+    left, right = in_single_precision(left), in_single_precision(right)
     rows, columns = left.shape
     pieces = columns // _COLUMNS
     if pieces < 2:
@@ -32,3 +31,8 @@ def inner_products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     if whole < columns:
         total += left[:, whole:] @ right[:, whole:].T
     return total
+
+
+def in_single_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as it is, or in float32 if it is of half precision, whose products would overflow or be rounded away."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

@@ -51,9 +51,10 @@ class ConvByOutput(ByMatrix):
             zip(conv.kernel_size, conv.stride, conv.dilation, strict=True), start=2
         ):
             x = x.unfold(dimension, (size - 1) * dilation + 1, stride)[..., ::dilation]
+        channels = conv.in_channels // self.groups
         # [batch, channels, *positions, *kernel] to [groups, batch * positions, channels / groups * kernel].
-        x = x.reshape(len(x), self.groups, -1, *x.shape[2:]).movedim(1, 0).movedim(2, 2 + dimensions)
-        return x.reshape(self.groups, -1, conv.in_channels // self.groups * prod(conv.kernel_size))
+        x = x.reshape(len(x), self.groups, channels, *x.shape[2:]).movedim(1, 0).movedim(2, 2 + dimensions)
+        return x.reshape(self.groups, -1, channels * prod(conv.kernel_size))
 
     def _is_single(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is one image without a batch dimension."""

@@ -56,7 +56,7 @@ class EmbeddingByOutput(ByOutput):
         """The rows that are touched, U of them, and the gradients with respect to them, [n, U, d]."""
         embedding, outputs = self._calls[0].module, self.outputs
         assert isinstance(embedding, nn.Embedding)
-        tokens = torch.cat([call.input.reshape(-1) for call in self._calls])
+        tokens = torch.cat([call.input.reshape(-1) for call in self._calls]).long()
         ids, inverse = torch.unique(tokens, return_inverse=True)
         rows = outputs.new_zeros(len(outputs), len(ids), outputs.shape[-1]).index_add_(1, inverse, outputs)
         if embedding.padding_idx is not None:

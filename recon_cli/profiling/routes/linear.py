@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from recon_cli.profiling.products import inner_products
+from recon_cli.profiling.products import in_single_precision, inner_products
 from recon_cli.profiling.routes.by_output import ByOutput, Call
 
 
@@ -44,9 +44,10 @@ class ByMatrix(ByOutput):
 
     def _weight_gram(self) -> torch.Tensor:
         # <G_i, G_j> = <D_i, (A A^T) D_j>, summed over the groups.
-        products = self._inputs @ self._inputs.transpose(1, 2)
+        inputs, outputs = in_single_precision(self._inputs), in_single_precision(self.outputs)
+        products = inputs @ inputs.transpose(1, 2)
         grams = []
-        for product, part in zip(products, self._by_group(self.outputs), strict=True):
+        for product, part in zip(products, self._by_group(outputs), strict=True):
             grams.append(inner_products(part.flatten(1), torch.matmul(product, part).flatten(1)))
         return torch.stack(grams).sum(0)
 
@@ -57,7 +58,7 @@ class ByMatrix(ByOutput):
 
     def _by_group(self, outputs: torch.Tensor) -> torch.Tensor:
         """[..., N, d] as [groups, ..., N, d / groups]."""
-        return outputs.reshape(*outputs.shape[:-1], self.groups, -1).movedim(-2, 0)
+        return outputs.reshape(*outputs.shape[:-1], self.groups, self.width // self.groups).movedim(-2, 0)
 
 
 class LinearByOutput(ByMatrix):
