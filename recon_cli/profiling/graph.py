@@ -31,6 +31,7 @@ class Graph:
     :ivar flows: where the gradients of each node flow to, parameters left out.
     :ivar tasks: for each node, the tasks whose gradients may arrive there, as the bits of an integer.
     :ivar users: for each parameter's id, the nodes that use it, as often as they do.
+    :ivar leaves: those parameters, and whatever else the gradients end at.
     """
 
     roots: Sequence[GradientEdge | None]
@@ -38,6 +39,7 @@ class Graph:
     flows: Mapping[Node, Sequence[tuple[Node, int]]]
     tasks: Mapping[Node, int]
     users: Mapping[int, Sequence[Node]]
+    leaves: Mapping[int, torch.Tensor]
 
     @classmethod
     def behind(cls, losses: Sequence[torch.Tensor | None]) -> Graph:
@@ -48,20 +50,22 @@ class Graph:
         roots = [None if loss is None else get_gradient_edge(loss) for loss in losses]
         flows: dict[Node, list[tuple[Node, int]]] = {}
         users: dict[int, list[Node]] = {}
+        leaves: dict[int, torch.Tensor] = {}
         finished: list[Node] = []
         for root in roots:
             if root is None or root.node in flows:
                 continue
-            flows[root.node] = _flows_of(root.node, users)
+            flows[root.node] = _flows_of(root.node, users, leaves)
             if (variable := leaf_of(root.node)) is not None:
                 # A loss that is a parameter itself.
                 users.setdefault(id(variable), []).append(root.node)
+                leaves[id(variable)] = variable
             pending = [(root.node, iter(flows[root.node]))]
             while pending:
                 node, rest = pending[-1]
                 for following, _ in rest:
                     if following not in flows:
-                        flows[following] = _flows_of(following, users)
+                        flows[following] = _flows_of(following, users, leaves)
                         pending.append((following, iter(flows[following])))
                         break
                 else:
@@ -75,7 +79,7 @@ class Graph:
         for node in finished:
             for following, _ in flows[node]:
                 tasks[following] |= tasks[node]
-        return cls(roots, finished, flows, tasks, users)
+        return cls(roots, finished, flows, tasks, users, leaves)
 
     def tasks_of(self, parameter: torch.Tensor) -> list[int]:
         """The tasks whose gradients may arrive at a parameter, ascending."""
@@ -121,7 +125,7 @@ def edge_bytes(node: Node, number: int) -> int:
     return size
 
 
-def _flows_of(node: Node, users: dict[int, list[Node]]) -> list[tuple[Node, int]]:
+def _flows_of(node: Node, users: dict[int, list[Node]], leaves: dict[int, torch.Tensor]) -> list[tuple[Node, int]]:
     flows = []
     for following, number in node.next_functions:
         if following is None:
@@ -131,6 +135,7 @@ def _flows_of(node: Node, users: dict[int, list[Node]]) -> list[tuple[Node, int]
             flows.append((following, number))
         else:
             users.setdefault(id(variable), []).append(node)
+            leaves[id(variable)] = variable
     return flows
 
 

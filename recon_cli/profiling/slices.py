@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
 from recon_cli.profiling.graph import Graph, Node, edge_bytes
 
+_NEVER = 1 << 62
 _MODULE_HOOKS = "BackwardHookFunctionBackward"
 
 
@@ -114,13 +116,19 @@ def _possible_cuts(graph: Graph) -> list[_Cut]:
     position_of = {node: position for position, node in enumerate(graph.order)}
     # A parameter that is used above and below a cut keeps it from being closed.
     last_use: dict[int, int] = {}
-    for users in graph.users.values():
+    # A hook of the user's has to see a parameter's gradient as a whole.
+    last_use_of_hooked: dict[int, int] = {}
+    for key, users in graph.users.items():
         positions = [position_of[node] for node in users]
         first = min(positions)
         last_use[first] = max(last_use.get(first, 0), *positions)
+        if graph.leaves[key]._backward_hooks:
+            last_use_of_hooked[first] = max(last_use_of_hooked.get(first, 0), *positions)
+    # Between the exits of an open cut nothing flows, which hooks of modules and operations in Python need not expect.
+    last_in_python = max((position_of[node] for node in graph.order if isinstance(node, BackwardCFunction)), default=0)
     cuts = []
     frontier: dict[Node, dict[int, int]] = {}
-    handed_on, edges, used_until = 0, 0, 0
+    handed_on, edges, used_until, impossible_until = 0, 0, 0, 0
     for position, node in enumerate(graph.order[:-1]):
         for size in frontier.pop(node, {}).values():
             handed_on -= size
@@ -132,8 +140,10 @@ def _possible_cuts(graph: Graph) -> list[_Cut]:
                 handed_on += known[number]
                 edges += 1
         used_until = max(used_until, last_use.get(position, 0))
+        impossible_until = max(impossible_until, last_use_of_hooked.get(position, 0))
         # The hooks of whole modules act on this node before it runs, which would be too late for what is handed on.
         hooked = any(node.name() == _MODULE_HOOKS for node in frontier)
         is_closed = edges == 1 and used_until <= position and not hooked
-        cuts.append(_Cut(position, is_closed, handed_on))
+        is_possible = impossible_until <= position and (is_closed or last_in_python <= position)
+        cuts.append(_Cut(position, is_closed, handed_on if is_possible else _NEVER))
     return cuts
