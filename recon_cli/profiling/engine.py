@@ -7,8 +7,8 @@ used in any other way than by the calls that were noted takes the general route.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -74,7 +74,8 @@ class GramEngine:
     def __init__(
         self, model: nn.Module, layers: Sequence[Layer], limit: int | None = None, features: Sequence[str] = ()
     ) -> None:
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Frozen ones as well, which may be trained later.
+        self._parameters = list(model.parameters())
         self._layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters.values()}
         self._size = len(layers)
         self._watched = {module: kind for module in model.modules() if (kind := _kind(module)) is not None}
@@ -101,7 +102,8 @@ class GramEngine:
         self.unwatch()
         self._calls = {}
         # Ahead of the user's hooks, which may put something else in the output's place.
-        self._hooks = [module.register_forward_hook(self._note, prepend=True) for module in self._watched]
+        note = _Hook(self._note)
+        self._hooks = [module.register_forward_hook(note, prepend=True) for module in self._watched]
         self._hooks += self._features.watch()
 
     def unwatch(self) -> None:
@@ -120,8 +122,8 @@ class GramEngine:
         ranks that have the task's loss.
 
         :param losses: T scalars of one graph; None for a task that other ranks alone have.
-        :param weights: [T], or None: fill `.grad` of every parameter with sum_i w_i g_i; 1/T each is joint training
-            with the mean of the losses.
+        :param weights: [T], or None: fill `.grad` of every parameter, and of whatever else the losses have a gradient
+            for, with sum_i w_i g_i; 1/T each is joint training with the mean of the losses.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way, or a named representation
             is not one tensor.
@@ -144,6 +146,8 @@ class GramEngine:
             found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool), features)
             self._shares = reach.shares
             self._held = []
+            # Of a step that was not combined, or failed.
+            self._memory.reset()
             for complete in passes.run():
                 for route in complete:
                     if isinstance(route, ByFeature):
@@ -171,9 +175,11 @@ class GramEngine:
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            weights = weights.to(self._device) * self._shares
+            weights = weights.to(self._device)
+            shared = weights * self._shares
             for route in self._held:
-                fill(route.parameters, route.combine(weights), accumulate=accumulate)
+                gradients = route.combine(shared if self._is_own(route) else weights)
+                fill(route.parameters, gradients, accumulate=accumulate)
         self._held = []
         self._memory.reset()
 
@@ -210,8 +216,12 @@ class GramEngine:
                 taken |= {id(parameter) for parameter in route.parameters}
         self._calls = {}
         for parameter, tasks in zip(self._parameters, reach.tasks, strict=True):
-            if id(parameter) not in taken:
+            if parameter.requires_grad and id(parameter) not in taken:
                 routes.append(ByGradient(parameter, graph.users.get(id(parameter), ()), len(tasks)))
+        for key, leaf in graph.leaves.items():
+            # Such as learned weights of the losses.
+            if key not in self._position_of:
+                routes.append(ByGradient(leaf, graph.users[key], len(graph.tasks_of(leaf))))
         return routes
 
     def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], graph: Graph) -> bool:
@@ -235,17 +245,25 @@ class GramEngine:
         by_output, by_gradient = kind.costs(calls, len(graph.tasks_of(weight)))
         return by_output < _MARGIN * by_gradient
 
+    def _is_own(self, route: Route) -> bool:
+        """Whether a route gives gradients of the network, which ranks have in common."""
+        return bool(route.parameters) and id(route.parameters[0]) in self._position_of
+
     def _position(self, route: Route) -> int:
-        return self._position_of[id(route.parameters[0])]
+        return self._position_of.get(id(route.parameters[0]), -1)
 
     def _order_of(self, passes: Passes) -> int:
         """A number that stands for the slices in which the parameters are complete."""
-        order = [[self._position(route) for route in complete if route.parameters] for complete in passes.completed]
+        order = [[self._position(route) for route in complete if self._is_own(route)] for complete in passes.completed]
         return int.from_bytes(sha256(repr(order).encode()).digest()[:7], "big")
 
     def _multiply(self, routes: Sequence[Route], reach: Reach, ranks: Ranks, found: LayerGrams) -> None:
         if ranks.size > 1:
-            shared = [(route, reach.tasks[self._position(route)]) for route in routes if isinstance(route, ByGradient)]
+            shared = [
+                (route, reach.tasks[self._position(route)])
+                for route in routes
+                if isinstance(route, ByGradient) and self._is_own(route)
+            ]
             ranks.sum([route.align(tasks) for route, tasks in shared if tasks])
         for route in routes:
             if any(id(parameter) in self._layer_of for parameter in route.parameters):
@@ -279,6 +297,20 @@ class GramEngine:
             # Asked once, so that all steps are cut alike.
             self._limit = memory_limit(self._device)
         return min(_AIM, self._limit), self._limit
+
+
+class _Hook:
+    """What is hung on to a network's layers; copies of the network, and files with it, get one that does nothing."""
+
+    def __init__(self, note: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
+        self._note = note
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self._note(module, inputs, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A function of the standard library that takes any three arguments, so that the file needs no Recon.
+        return getattr, (nullcontext(), "__exit__")
 
 
 def _kind(module: nn.Module) -> type[ByOutput] | None:

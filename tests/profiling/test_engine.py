@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import weakref
 from collections.abc import Callable
 
@@ -485,6 +487,44 @@ def test_the_hooks_of_tensors_act_once_wherever_the_graph_is_cut(weigh):
     assert torch.allclose(model.trunk.blocks[0].weight.grad, sum(gradients[0] for gradients in own), rtol=1e-11)
 
 
+def test_the_hook_of_a_parameter_sees_its_gradient_as_a_whole(preference, weigh):
+    model = Skips().double()
+    for layer in (*model.down, *model.up):
+        layer.weight = model.down[0].weight
+    model.down[0].weight.register_hook(lambda gradient: gradient.clamp(-0.1, 0.1))
+    x = rows()
+    grams, _, own = reference(model, of_mapping(x)(model))
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        losses = of_mapping(x)(model)
+    found = weigh(engine, losses, torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(found.grams, grams, rtol=1e-11)
+    assert torch.allclose(model.down[0].weight.grad, sum(gradients[0] for gradients in own), rtol=1e-11)
+
+
+class Strict(torch.autograd.Function):
+    """An operation that knows no gradient that is not there."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        return x * 2
+
+    @staticmethod
+    def backward(_, gradient):
+        return gradient * 2
+
+
+def test_operations_in_python_are_not_run_without_a_gradient(weigh):
+    model = Skips().double()
+    for layer in (*model.down, *model.up):
+        layer.register_forward_hook(lambda *call: Strict.apply(call[-1]))
+    x = rows().requires_grad_()
+    grams, _, _ = reference(model, of_mapping(x)(model))
+    found = weigh(GramEngine(model, discover_layers(model)), of_mapping(x)(model), torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(found.grams, grams, rtol=1e-11)
+
+
 def test_the_hooks_of_losses_act_once_wherever_the_graph_is_cut(preference, weigh):
     def compute(model):
         losses = of_mapping(x)(model)
@@ -569,6 +609,16 @@ def test_a_node_that_stands_for_many_does_not_make_heads_shared(how):
     expected = [sum(g[i] for g in own if g[i] is not None) for i in range(len(own[0]))]
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=1e-10)
+
+
+def test_memory_does_not_grow_where_nothing_is_combined():
+    model = Heads(nn.Linear(64, 64), 64)
+    engine = GramEngine(model, discover_layers(model))
+    held = []
+    for _ in range(4):
+        engine.backward(of_mapping(torch.randn(3, 64))(model))
+        held.append(sum(block.numel() for blocks in engine._memory._blocks.values() for block in blocks))
+    assert held[1] == held[2] == held[3] < 2 * held[0]
 
 
 def test_running_statistics_are_updated_once():
@@ -692,3 +742,99 @@ def test_half_precision_does_not_overflow(preference):
     own = [torch.autograd.grad(loss, trunk, retain_graph=True) for loss in losses(model)]
     flat = torch.stack([torch.cat([part.flatten() for part in gradients]) for gradients in own]).double()
     assert torch.allclose(found.grams[0], flat @ flat.T, rtol=1e-2)
+
+
+def test_whatever_the_losses_depend_on_gets_its_gradient(preference, weigh):
+    """Learned weights of the losses, and inputs, are no parameters of the network."""
+    model = Heads(nn.Linear(4, 4), 4).double()
+    spread = nn.Parameter(torch.tensor([0.1, 0.2], dtype=torch.float64))
+    x = rows().requires_grad_()
+
+    def compute():
+        return [loss * torch.exp(-s) + s for loss, s in zip(of_mapping(x)(model), spread, strict=True)]
+
+    expected = torch.autograd.grad(sum(compute()), [spread, x])
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        losses = compute()
+    weigh(engine, losses, torch.ones(2, dtype=torch.float64))
+    assert torch.allclose(spread.grad, expected[0])
+    assert torch.allclose(x.grad, expected[1])
+
+
+def test_a_parameter_that_is_unfrozen_later_gets_its_gradient():
+    model = Heads(nn.Linear(4, 4), 4)
+    model.trunk.requires_grad_(False)
+    engine = GramEngine(model, discover_layers(model))
+    model.trunk.requires_grad_(True)
+    x = rows().float()
+    engine.backward(of_mapping(x)(model), torch.ones(2))
+    expected = torch.autograd.grad(sum(of_mapping(x)(model)), model.trunk.weight)[0]
+    assert torch.allclose(model.trunk.weight.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_optimizers_that_make_their_step_within_the_backward_pass_train_as_always(preference, weigh):
+    def train(backward):
+        torch.manual_seed(0)
+        model = Heads(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), 4).double()
+        optimizers = {parameter: torch.optim.SGD([parameter], lr=0.1) for parameter in model.parameters()}
+
+        def step(parameter):
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(step)
+        engine = GramEngine(model, discover_layers(model))
+        for _ in range(3):
+            with engine.watching():
+                losses = of_mapping(rows())(model)
+            backward(engine, losses)
+        return model
+
+    profiled = train(lambda engine, losses: weigh(engine, losses, torch.ones(2, dtype=torch.float64)))
+    plain = train(lambda _, losses: sum(losses).backward())
+    for one, other in zip(profiled.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-10)
+
+
+def test_optimizers_of_sparse_gradients_train_as_always(weigh):
+    def train(backward):
+        torch.manual_seed(0)
+        model = Heads(nn.EmbeddingBag(9, 4, sparse=True), 4).double()
+        optimizer = torch.optim.SparseAdam(model.trunk.parameters(), lr=0.1)
+        engine = GramEngine(model, discover_layers(model))
+        for tokens in ([[1, 2, 2]], [[7, 1, 0]], [[2, 2, 8]]):
+            optimizer.zero_grad()
+            backward(engine, of_mapping(torch.tensor(tokens))(model))
+            optimizer.step()
+        return model.trunk.weight
+
+    profiled = train(lambda engine, losses: weigh(engine, losses, torch.ones(2, dtype=torch.float64)))
+    plain = train(lambda _, losses: sum(losses).backward())
+    assert torch.allclose(profiled, plain, rtol=1e-10)
+
+
+def test_gradients_add_up_whether_they_are_sparse_or_not():
+    model = Heads(nn.EmbeddingBag(9, 4, sparse=True), 4)
+    weight = model.trunk.weight
+    losses = of_mapping(torch.tensor([[1, 2, 2]]))
+    engine = GramEngine(model, discover_layers(model))
+    engine.backward(losses(model), torch.ones(2))
+    once = weight.grad.to_dense()
+    engine.backward(losses(model), torch.ones(2), accumulate=True)
+    assert weight.grad.is_sparse
+    assert torch.allclose(weight.grad.to_dense(), 2 * once)
+    engine.backward([loss + weight.sum() for loss in losses(model)], torch.ones(2), accumulate=True)
+    assert torch.allclose(weight.grad.to_dense(), 3 * once + 2)
+
+
+def test_networks_are_copied_and_pickled_while_they_are_watched():
+    model = networks.TwoTasks()
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        losses = of_mapping(images(1).float())(model)
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        for one in copies:
+            assert one(images(1).float()).keys() == model.heads.keys()
+    engine.backward(losses, torch.ones(2))

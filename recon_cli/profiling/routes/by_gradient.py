@@ -27,6 +27,7 @@ class ByGradient(Route):
         self._capacity = tasks
         self._reached: list[int] = []
         self._rows: torch.Tensor | None = None
+        self._sparse_dimensions: int | None = None
         # Rows hold a gradient in the order of the parameter's memory, so that a copy runs straight through both.
         self._order = memory_order(parameter)
 
@@ -39,7 +40,10 @@ class ByGradient(Route):
     def keep(self, task: int, target: int, gradient: torch.Tensor) -> None:
         """Copy a gradient into its row, or add a further part of it."""
         assert target == 0
-        ordered = (gradient.to_dense() if gradient.is_sparse else gradient).permute(self._order)
+        if gradient.is_sparse:
+            self._sparse_dimensions = gradient.sparse_dim()
+            gradient = gradient.to_dense()
+        ordered = gradient.permute(self._order)
         if task in self._reached:
             self._row(self._reached.index(task), ordered.shape).add_(ordered)
             return
@@ -82,7 +86,9 @@ class ByGradient(Route):
         total = pick(weights, self._reached).to(rows.dtype) @ rows
         shape = [self._parameter.shape[dimension] for dimension in self._order]
         inverse = sorted(range(len(shape)), key=self._order.__getitem__)
-        return [total.view(shape).permute(inverse)]
+        total = total.view(shape).permute(inverse)
+        # Optimizers for sparse gradients take no others.
+        return [total if self._sparse_dimensions is None else total.to_sparse(self._sparse_dimensions)]
 
     def _row(self, index: int, shape: torch.Size) -> torch.Tensor:
         assert self._rows is not None

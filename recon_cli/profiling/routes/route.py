@@ -71,12 +71,18 @@ def pick(weights: torch.Tensor, tasks: Sequence[int]) -> torch.Tensor:
 
 
 def fill(parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None], *, accumulate: bool) -> None:
-    """Put gradients into `.grad`.
+    """Leave gradients as `backward()` does.
 
-    :param accumulate: whether to add to the gradients that are there, as `backward()` does.
+    :param accumulate: whether to add to the gradients that are there.
     """
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if not accumulate or parameter.grad is None:
             parameter.grad = gradient
+        elif gradient is not None and parameter.grad.is_sparse:
+            parameter.grad = gradient + parameter.grad
         elif gradient is not None:
             parameter.grad += gradient
+        if gradient is not None:
+            # Optimizers that make their step within the backward pass wait for these.
+            for hook in (parameter._post_accumulate_grad_hooks or {}).values():
+                hook(parameter)
