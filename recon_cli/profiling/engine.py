@@ -188,8 +188,8 @@ class GramEngine:
         return self._parameters[0].device
 
     def _note(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        # What is being compiled becomes one node of the graph, whatever its layers are.
-        if torch.compiler.is_compiling():
+        # What is being compiled becomes one node of the graph, whatever its layers are; what is traced is for others.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return
         if not isinstance(output, torch.Tensor) or not output.requires_grad or len(inputs) != 1:
             return
@@ -227,18 +227,18 @@ class GramEngine:
     def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], graph: Graph) -> bool:
         weight, bias = calls[0].module.weight, getattr(calls[0].module, "bias", None)
         assert isinstance(weight, torch.Tensor)
+        operations = [call.edge.node for call in calls]
         for parameter in (weight, bias):
             if parameter is None:
                 continue
             if id(parameter) not in self._layer_of or not parameter.requires_grad:
                 return False
             # Whatever else uses the parameter, or looks at its gradient, would be passed over.
-            if len(graph.users.get(id(parameter), ())) != len(calls) or parameter._backward_hooks:
+            if parameter._backward_hooks or not graph.is_used_alone_by(operations, parameter):
                 return False
-        if not all(call.is_intact and call.dtype == weight.dtype for call in calls):
-            return False
-        # Nothing may depend on an output, and something on the weight in another way.
-        if not all(call.edge.node in graph.tasks for call in calls):
+        if not all(
+            call.is_intact and call.dtype == weight.dtype and call.input.layout == torch.strided for call in calls
+        ):
             return False
         if weight.is_complex() or weight.numel() == 0:
             return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -88,6 +90,25 @@ class Graph:
             bits |= self.tasks[node]
         return list(ones(bits))
 
+    def is_used_alone_by(self, operations: Collection[Node], parameter: torch.Tensor) -> bool:
+        """Whether each of these operations uses a parameter once, as it is or transposed, and nothing else uses it."""
+        found = 0
+        for operation in operations:
+            for following, _ in operation.next_functions:
+                # What is derived from a gradient, such as a penalty on it, uses the transposed weight once more.
+                if is_transposed(following) and self._arrivals[following] == 1:
+                    following = following.next_functions[0][0]
+                found += following is not None and leaf_of(following) is parameter
+        # A call whose output nothing depends on is none of the graph.
+        return found == len(operations) == len(self.users.get(id(parameter), ())) and all(
+            operation in self.tasks for operation in operations
+        )
+
+    @cached_property
+    def _arrivals(self) -> Counter[Node]:
+        """How many edges of the graph lead to each node."""
+        return Counter(following for flows in self.flows.values() for following, _ in flows)
+
     def is_merged_before(self, parameter: torch.Tensor) -> bool:
         """Whether a node that uses a parameter stands for a part of the network: compiled, or TorchScript's."""
         return any(kind in node.name() for node in self.users.get(id(parameter), ()) for kind in _MERGED)
@@ -118,10 +139,16 @@ def leaf_of(node: Node) -> torch.Tensor | None:
     return node.variable if isinstance(node, _LEAF) else None
 
 
+def is_transposed(node: Node | None) -> bool:
+    """Whether a node stands for a matrix that is transposed."""
+    return node is not None and node.name() in _TRANSPOSING
+
+
 def edge_bytes(node: Node, number: int) -> int:
     """The size of a gradient that flows to a node, in bytes."""
     described = node._input_metadata[number]
-    size: int = prod(described.shape) * described.dtype.itemsize
+    # The ragged dimension of a nested tensor has no length of its own.
+    size: int = prod(length for length in described.shape if isinstance(length, int)) * described.dtype.itemsize
     return size
 
 
@@ -151,7 +178,7 @@ def operation_behind(output: torch.Tensor, weight: torch.Tensor, operations: fro
     if node is None or node.name() not in operations:
         return None
     for next_node, _ in node.next_functions:
-        if next_node is not None and next_node.name() in _TRANSPOSING:
+        if is_transposed(next_node):
             next_node = next_node.next_functions[0][0]
         if next_node is not None and leaf_of(next_node) is weight:
             return node

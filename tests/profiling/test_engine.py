@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -182,6 +183,54 @@ class Remembers(nn.Module):
         return Remembering.apply(self.layer(x))
 
 
+class Forces(nn.Module):
+    """A layer, and the gradient with respect to its input, as in networks of energies and forces."""
+
+    def __init__(self, *, with_energies: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.with_energies = with_energies
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        energies = self.second(torch.tanh(self.first(x)))
+        (forces,) = torch.autograd.grad(energies.sum(), x, create_graph=True)
+        return forces + energies if self.with_energies else forces
+
+
+class Lent(nn.Module):
+    """A layer is called with other parameters than its own, which are used by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.lender = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        lent = {name: parameter * 1 for name, parameter in self.lender.named_parameters()}
+        fixed = {name: value.detach().requires_grad_() for name, value in lent.items()}
+        called = functional_call(self.layer, lent, x) + functional_call(self.layer, fixed, x)
+        return called + F.linear(x * 2, self.layer.weight, self.layer.bias)
+
+
+class Ragged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        ragged = torch.nested.nested_tensor([x, x[:2]], layout=torch.jagged)
+        return torch.stack([part.mean(0) for part in torch.tanh(self.layer(ragged)).unbind()])
+
+
+class FromSparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x.to_sparse())
+
+
 class OnlyForOne(nn.Module):
     """A layer that one task of three does not reach, and one that only one reaches."""
 
@@ -339,6 +388,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Losses]]] = {
     "short tokens": (
         lambda: Heads(Words(None), 4), lambda: of_mapping(torch.tensor([[1, 2, 2], [7, 1, 0]], dtype=torch.int32)),
     ),
+    "energies and forces": (lambda: Heads(Forces(with_energies=True), 4), lambda: of_mapping(rows())),
+    "forces alone": (lambda: Heads(Forces(with_energies=False), 4), lambda: of_mapping(rows())),
+    "called with other parameters": (lambda: Heads(Lent(), 4), lambda: of_mapping(rows())),
+    "nested tensors": (lambda: Heads(Ragged(), 4), lambda: of_mapping(rows())),
+    "sparse input": (lambda: Heads(FromSparse(), 4), lambda: of_mapping(rows())),
     "tasks that do not reach a layer": (OnlyForOne, lambda: of_mapping(rows())),
     "embedding": (
         lambda: Heads(Words(None), 4, 3), lambda: of_mapping(torch.tensor([[1, 2, 2], [7, 1, 0]])),
