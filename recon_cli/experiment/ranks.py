@@ -129,6 +129,8 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks.current()
+        # Nobody leaves while another still speaks to it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
