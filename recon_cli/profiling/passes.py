@@ -91,9 +91,14 @@ class Passes:
         handed_on: dict[_Edge, torch.Tensor] = {}
         hooks = [] if part.is_closed else [_stop(exit.node) for exit in part.exits]
         hooks += [_put_back(edge, handed_on) for edge in entries] if put_back else []
+        received: dict[int, torch.Tensor | None] = {}
+        for number, (route, target) in enumerate(wanted):
+            wished = route.targets[target]
+            hooks += [_look_on(wished, number, received)] if isinstance(wished, GradientEdge) else []
         try:
             for task in range(self._tasks):
                 current.clear()
+                received.clear()
                 for edge, gradients in zip(entries, arrived, strict=True):
                     gradient, gradients[task] = gradients[task], None
                     if gradient is not None:
@@ -104,6 +109,8 @@ class Passes:
                     # Only what a later task still follows is kept.
                     retain = not part.is_closed or bool(part.awaited >> task & 1)
                     found = list(_gradients(current, targets, retain=retain))
+                    for number, gradient in received.items():
+                        found[number] = gradient
                     self._distribute(task, found, part, wanted)
         finally:
             for hook in hooks:
@@ -144,6 +151,19 @@ def _gradients(
 def _stop(node: Node) -> RemovableHandle:
     """Let nothing flow through a node: a gradient that is not there costs no operations."""
     return node.register_prehook(lambda gradients: (None,) * len(gradients))  # type: ignore[no-any-return]
+
+
+def _look_on(edge: GradientEdge, number: int, received: dict[int, torch.Tensor | None]) -> RemovableHandle:
+    """Note the gradient that an operation receives.
+
+    Autograd itself gives it before the hooks of the tensor have changed it, if the operation has yet to run, and only
+    else behind them.
+    """
+
+    def note(gradients: _Gradients) -> None:
+        received[number] = gradients[edge.output_nr]
+
+    return edge.node.register_prehook(note)
 
 
 def _put_back(edge: _Edge, handed_on: dict[_Edge, torch.Tensor]) -> RemovableHandle:

@@ -598,6 +598,22 @@ def test_the_hooks_of_losses_act_once_wherever_the_graph_is_cut(preference, weig
     assert torch.allclose(model.trunk.weight.grad, sum(gradients[0] for gradients in own), rtol=1e-11)
 
 
+def test_the_hooks_of_a_layers_output_act_whichever_way_the_layer_takes(preference, weigh):
+    model = Heads(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), 4, 3).double()
+    x = rows()
+    for layer in model.trunk:
+        layer.register_forward_hook(lambda *call: call[-1].register_hook(lambda gradient: gradient * 3 + 1) and None)
+    grams, _, own = reference(model, of_mapping(x)(model))
+    engine = GramEngine(model, discover_layers(model))
+    with engine.watching():
+        losses = of_mapping(x)(model)
+    found = weigh(engine, losses, torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(found.grams, grams, rtol=1e-11)
+    for index in range(6):
+        gradient = list(model.parameters())[index].grad
+        assert torch.allclose(gradient, sum(gradients[index] for gradients in own), rtol=1e-11)
+
+
 def test_the_hooks_of_modules_act_once_wherever_the_graph_is_cut(weigh):
     model = Heads(Deep(), 4, 3).double()
     # Module hooks warn where no input needs a gradient.
