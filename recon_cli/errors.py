@@ -19,6 +19,10 @@ class ReconError(Exception):
         self.hint = hint
 
 
+class SharedError(ReconError):
+    """An error of one of several processes that all of them raise; one of them tells it."""
+
+
 def printable(text: str) -> str:
     """`text` with every character that could move or colour a terminal written as an escape sequence."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

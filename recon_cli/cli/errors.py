@@ -10,7 +10,8 @@ import os
 import traceback
 
 from recon_cli.cli.output import say
-from recon_cli.errors import ReconError, quoted
+from recon_cli.errors import ReconError, SharedError, quoted
+from recon_cli.torchrun import is_first
 
 DONE = 0
 CHECK_FAILED = 1
@@ -25,6 +26,8 @@ def report(error: BaseException) -> int:
     """Tell the user about an error, and return the exit code for it."""
     if os.environ.get("RECON_DEBUG") == "1":
         traceback.print_exception(error)
+    if isinstance(error, SharedError) and not is_first():
+        return WRONG_INPUT
     if isinstance(error, KeyboardInterrupt):
         say("error", "interrupted")
         return INTERRUPTED

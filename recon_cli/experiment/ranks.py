@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from recon_cli.errors import ReconError
+from recon_cli.errors import ReconError, SharedError
 from recon_cli.torchrun import is_one_of_many
 
 _Anything = TypeVar("_Anything")
@@ -96,9 +96,7 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """An error of one rank inside the block ends all of them, as otherwise the others would wait for it forever.
 
-        :raises ReconError: on the first rank, that of the first rank with one; its own exception, if there is but one
-            rank.
-        :raises SystemExit: on the others; one message is enough.
+        :raises SharedError: on all ranks, that of the first rank with one; its own exception, if there is but one rank.
         """
         failure: tuple[str, str | None] | None = None
         try:
@@ -109,9 +107,7 @@ class Ranks:
             failure = (error.message, error.hint) if isinstance(error, ReconError) else (repr(error), None)
         if self.highest(int(failure is not None)):
             rank, (message, hint) = next((r, f) for r, f in enumerate(self.share(failure)) if f is not None)
-            if self.rank > 0:
-                raise SystemExit(2)
-            raise ReconError(f"on rank {rank}: {message}", hint)
+            raise SharedError(f"on rank {rank}: {message}", hint)
 
 
 ALONE = Ranks()

@@ -18,6 +18,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
+from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.budget import memory_limit
@@ -125,12 +126,13 @@ class GramEngine:
         :param weights: [T], or None: fill `.grad` of every parameter, and of whatever else the losses have a gradient
             for, with sum_i w_i g_i; 1/T each is joint training with the mean of the losses.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
-        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way, or a named representation
-            is not one tensor.
+        :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way, or sharded, or a named
+            representation is not one tensor.
         """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             ranks = Ranks.current()
+            _check_whole(self._parameters)
             graph = Graph.behind(losses)
             graph.check_repeatable()
             reach = Reach.of(graph, losses, self._parameters, ranks, self._device)
@@ -311,6 +313,15 @@ class _Hook:
     def __reduce__(self) -> tuple[Any, ...]:
         # A function of the standard library that takes any three arguments, so that the file needs no Recon.
         return getattr, (nullcontext(), "__exit__")
+
+
+def _check_whole(parameters: Sequence[torch.Tensor]) -> None:
+    # A DTensor, as FSDP2 and tensor parallelism have them.
+    if any(hasattr(parameter, "device_mesh") for parameter in parameters):
+        raise ReconError(
+            "the network is sharded over several devices, and gradients of one task alone cannot be asked for there",
+            "profile it under DistributedDataParallel, or a smaller one of the same layers on one device",
+        )
 
 
 def _kind(module: nn.Module) -> type[ByOutput] | None:

@@ -21,7 +21,7 @@ _LEAF = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
 _RESHAPING = frozenset({"ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "SqueezeBackward1"})
 _TRANSPOSING = frozenset({"TBackward0", "TransposeBackward0"})
 
-_MERGED = ("CompiledFunctionBackward", "DifferentiableGraphBackward")
+_MERGED = ("CompiledFunctionBackward", "DifferentiableGraphBackward", "_DDPSinkBackward")
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,18 @@ class Graph:
         return Counter(following for flows in self.flows.values() for following, _ in flows)
 
     def is_merged_before(self, parameter: torch.Tensor) -> bool:
-        """Whether a node that uses a parameter stands for a part of the network: compiled, or TorchScript's."""
-        return any(kind in node.name() for node in self.users.get(id(parameter), ()) for kind in _MERGED)
+        """Whether a gradient comes to a parameter through a node that may give zeros instead of none."""
+        return not self.behind_merged.isdisjoint(self.users.get(id(parameter), ()))
+
+    @cached_property
+    def behind_merged(self) -> set[Node]:
+        """The nodes that stand for several operations (compiled, TorchScript's, DDP's), and all nodes behind them."""
+        found: set[Node] = set()
+        for node in self.order:
+            if node in found or any(kind in node.name() for kind in _MERGED):
+                found.add(node)
+                found.update(following for following, _ in self.flows[node])
+        return found
 
     def check_repeatable(self) -> None:
         """Refuse a graph that several backward passes cannot go through.
