@@ -28,6 +28,7 @@ schemas: $(VENV)/.ready
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.profile
+	$(BIN)/python -m benchmarks.routes
 
 clean:
 	rm -rf $(VENV) demo_results

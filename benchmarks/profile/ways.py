@@ -69,6 +69,7 @@ class Ours:
 
     def __call__(self) -> torch.Tensor:
         """Do a step."""
+        self._bench.optimizer.zero_grad()
         with self._engine.watching():
             losses = self._bench.losses()
         found = self._engine.backward(losses, self._weights)
@@ -85,6 +86,7 @@ class Sequential:
     def __call__(self) -> torch.Tensor:
         """Do a step."""
         bench = self._bench
+        bench.optimizer.zero_grad()
         parameters = [*bench.shared, *bench.private]
         last = bench.tasks - 1
         found = [

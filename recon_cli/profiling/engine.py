@@ -35,7 +35,7 @@ from recon_cli.profiling.routes.linear import LinearByOutput
 from recon_cli.profiling.routes.memory import RowMemory
 from recon_cli.profiling.routes.route import Route, fill
 
-_AIM = 16 << 20
+_AIM = 64 << 20
 """Bytes; a slice of the graph that holds as much ends where it can."""
 
 _NO_LIMIT = 1 << 62
@@ -133,6 +133,10 @@ class GramEngine:
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             ranks = Ranks.current()
             _check_whole(self._parameters)
+            if weights is not None and not accumulate:
+                # Old and new gradients need not lie side by side.
+                for parameter in self._parameters:
+                    parameter.grad = None if parameter.requires_grad else parameter.grad
             graph = Graph.behind(losses)
             graph.check_repeatable()
             reach = Reach.of(graph, losses, self._parameters, ranks, self._device)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.experiment.ranks import Ranks
 from recon_cli.profiling.features import Features, gram_of
 from recon_cli.profiling.graph import Graph, Node
 from recon_cli.profiling.routes.by_feature import ByFeature
@@ -78,8 +79,12 @@ class GradientSurrogate:
         :returns: float64, [T, T]: the inner products of dL_i/dZ, flattened over the batch and all else; zero for a task
             that does not reach Z.
         :raises ReconError: if no loss reaches Z, or if one reaches parameters of the trunk on another way as well, so
-            that the gradient with respect to Z is not all that they get.
+            that the gradient with respect to Z is not all that they get; or if several ranks train the network.
         """
+        if Ranks.current().size > 1:
+            raise ReconError(
+                "the gradient surrogate finds the Gram matrix of one process alone", "use it where one process trains"
+            )
         self._memory.reset()
         with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
             graph = Graph.behind(losses)

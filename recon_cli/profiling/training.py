@@ -66,6 +66,8 @@ class JointTraining:
         :raises ReconError: if a loss is not finite, no layer is shared, or the user's code fails.
         """
         measured = self._sampling.includes(self.step)
+        # Before the forward pass, which then has their memory.
+        self._experiment.model.zero_grad()
         with self._ranks.together():
             batch = next(self._batches)
             with self._engine.watching() if measured else nullcontext():
@@ -125,7 +127,6 @@ class JointTraining:
 
     def _train(self, losses: Mapping[int, torch.Tensor], present: Sequence[int], counts: Sequence[int]) -> None:
         with user_code("the backward pass"):
-            self._experiment.model.zero_grad()
             if self._ranks.size == 1:
                 mean = torch.stack([*losses.values()]).mean()
             else:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from recon_cli.errors import ReconError
+from recon_cli.experiment.ranks import Ranks
 from recon_cli.profiling.surrogate import GradientSurrogate
 from tests.profiling.test_engine import Checkpointed, squares
 from tests.profiling.test_features import NETS, Net, compute, feature_gradients, make, stacked
@@ -208,4 +209,14 @@ def test_what_cannot_be_done_is_said_in_a_sentence():
     with surrogate.watching():
         losses = squares(*model(x).values())
     with pytest.raises(ReconError, match="reentrant"):
+        surrogate.backward(losses)
+
+
+def test_one_of_several_ranks_is_refused(monkeypatch):
+    monkeypatch.setattr(Ranks, "current", lambda: Ranks(size=2, rank=0))
+    model = Net(nn.Linear(4, 4))
+    surrogate = GradientSurrogate(model, "pool")
+    with surrogate.watching():
+        losses = squares(*model(torch.randn(5, 1, 5, 4)).values())
+    with pytest.raises(ReconError, match="one process alone"):
         surrogate.backward(losses)
