@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -29,37 +29,13 @@ from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals
 from recon_cli.profiling.keeping import StateKeeper
-from recon_cli.profiling.leaders import Leader, leaders
+from recon_cli.profiling.leaders import leaders
 from recon_cli.profiling.measure import Measurement
+from recon_cli.profiling.observer import Nobody, Observer
 from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import JointTraining
 from recon_cli.sizes import parse_bytes
-
-
-class Observer(Protocol):
-    """Somebody who watches a profile."""
-
-    def started(self, steps: int, device: str, done: int) -> None:
-        """The network is built: how many training steps there are, and how many were made by a run that goes on now."""
-
-    def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
-        """A step is done; `leaders` gives the layers that lead so far, if they are wanted."""
-
-    def restarted(self, times: int) -> None:
-        """The data ran out and was started over for the `times`-th time."""
-
-    def noted(self, message: str) -> None:
-        """Something is worth knowing."""
-
-    def warned(self, message: str) -> None:
-        """Something is probably not as it was meant."""
-
-    def kept(self, path: Path, iterations: int) -> None:
-        """The run failed; what was measured until then was written to `path`."""
-
-    def suspended(self, folder: Path, step: int | None) -> None:
-        """The run was asked to stop; `folder` keeps it as it was after `step`, or as it was last saved."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +91,7 @@ def profile(
     ):
         # One rank speaks and writes for all.
         is_first = ranks.rank == 0
-        observer = observer if is_first else _Nobody()
+        observer = observer if is_first else Nobody()
         with ranks.together():
             folder = _folder(request, output, overwrite, resume, save_cosines) if is_first else None
         log = CosineLog(folder.path) if folder is not None and save_cosines else None
@@ -146,13 +122,6 @@ def profile(
     if is_first and output == STANDARD_STREAM:
         result.write(output)
     return result
-
-
-class _Nobody:
-    """An observer for the ranks that do not speak."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None
 
 
 def _folder(
