@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from tests import networks
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# A shell that runs the tests in its background ignores Ctrl-C for them, and so for every command that they interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 AUTHORS_RANKING = Path(__file__).parent / "data" / "recon_authors_resnet18_S-0.1.json"
 
