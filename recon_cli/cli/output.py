@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from recon_cli.artifacts.document import STANDARD_STREAM, Document, standard_output
 from recon_cli.errors import ReconError, printable
-from recon_cli.torchrun import is_first
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -52,8 +51,7 @@ class Output:
         """
         if json and quiet:
             raise ReconError("--json and --quiet contradict each other", "pass one of them")
-        # Of several processes that `torchrun` starts, one speaks for all.
-        mode = Mode.QUIET if quiet or not is_first() else Mode.JSON if json else Mode.TEXT
+        mode = Mode.JSON if json else Mode.QUIET if quiet else Mode.TEXT
         return cls(mode, taken=to == STANDARD_STREAM)
 
     def result(self, document: Document, view: View) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from recon_cli.cli.options import Force, Json, Quiet
 from recon_cli.cli.output import Output
+from recon_cli.torchrun import is_first
 
 
 def command(
@@ -87,7 +88,8 @@ def command(
     """
     from recon_cli.config.loading import load_config
 
-    sink = Output.choose(json=json, quiet=quiet, to=output)
+    # Of several processes that `torchrun` starts, one speaks for all.
+    sink = Output.choose(json=json and is_first(), quiet=quiet or not is_first(), to=output)
     loaded = load_config(config)
     # A mistake in the config is told before torch, which takes seconds, is imported.
     from recon_cli.cli.progress import ProfileProgress

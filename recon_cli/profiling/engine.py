@@ -52,7 +52,7 @@ _BY_OUTPUT: tuple[type[ByOutput], ...] = (LinearByOutput, ConvByOutput, Embeddin
 class LayerGrams:
     """What one iteration gives.
 
-    :ivar grams: float64, [L, T, T], on the losses' device; zero where a task does not reach a layer.
+    :ivar grams: float64, [L, T, T], on the network's device; zero where a task does not reach a layer.
     :ivar reached: bool, [L, T], on the CPU.
     :ivar features: the same for the shared representations that were named.
     """
@@ -143,9 +143,7 @@ class GramEngine:
             routes = self._choose_routes(graph, reach, alone=ranks.size == 1) + self._features.take_routes(graph)
             aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
             passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
-            # Ranks whose graphs are cut in different ways cannot add up one slice after the other.
-            order = self._order_of(passes)
-            in_order = ranks.highest(order) == -ranks.highest(-order)
+            in_order = ranks.size == 1 or self._agree_on_order(passes, ranks)
             tasks = len(losses)
             grams = torch.zeros(self._size, tasks, tasks, dtype=torch.float64, device=self._device)
             features = FeatureGrams.of_none(len(self._features.names), tasks, self._device)
@@ -258,10 +256,11 @@ class GramEngine:
     def _position(self, route: Route) -> int:
         return self._position_of.get(id(route.parameters[0]), -1)
 
-    def _order_of(self, passes: Passes) -> int:
-        """A number that stands for the slices in which the parameters are complete."""
-        order = [[self._position(route) for route in complete if self._is_own(route)] for complete in passes.completed]
-        return int.from_bytes(sha256(repr(order).encode()).digest()[:7], "big")
+    def _agree_on_order(self, passes: Passes, ranks: Ranks) -> bool:
+        """Whether all ranks complete the parameters in the same slices; else they cannot add up one after the other."""
+        slices = [[self._position(route) for route in complete if self._is_own(route)] for complete in passes.completed]
+        number = int.from_bytes(sha256(repr(slices).encode()).digest()[:7], "big")
+        return ranks.highest(number) == -ranks.highest(-number)
 
     def _multiply(self, routes: Sequence[Route], reach: Reach, ranks: Ranks, found: LayerGrams) -> None:
         if ranks.size > 1:

@@ -97,6 +97,8 @@ def profile(
         log = CosineLog(folder.path) if folder is not None and save_cosines else None
         with ranks.together():
             run = _Run(request, seed, device, log, ranks)
+        # Only when all ranks have come so far, so that none of them leaves an empty folder behind.
+        with ranks.together():
             state = _begin(folder, observer, resume=resume) if folder is not None else None
         run.align(seed)
         state = ranks.from_first(state)

@@ -81,6 +81,19 @@ def test_an_error_of_one_rank_ends_all_with_that_error(config, tmp_path):
     assert not (tmp_path / "s.json").exists()
 
 
+def test_a_rank_that_cannot_begin_leaves_no_folder_behind(config, tmp_path):
+    (tmp_path / "one_begins.py").write_text(
+        "import os\nfrom tests.networks import TwoTasks\n"
+        "def make():\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('no such weights')\n"
+        "    return TwoTasks()\n"
+    )
+    code, _, err = finish(torchrun(tmp_path, 2, config(model={"target": "one_begins:make"}), "-o", "s.json"))
+    assert code != 0
+    assert err.count("error: on rank 1:") == 1, err
+    assert not (tmp_path / "s.run").exists()
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path):
     path = without_norm(config, "long.yaml", 4)
