@@ -11,6 +11,7 @@ from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.sniffing import sniff_format
+from recon_cli.checkpoints.streaming import Run, stream
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -32,7 +33,7 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
     with open_checkpoint(branched) as file:
         if manifest is not None and Manifest.METADATA_KEY in file.metadata and read_manifest(branched) != record:
             problems.append(f"the manifest {quoted(manifest)} is not the one inside the branched checkpoint")
-        found = {tensor.key: (tensor, file.digest(tensor)) for tensor in file.tensors}
+        found = _digested(file)
     kept = copies = 0
     for tensor in record.tensors:
         for place in tensor.places:
@@ -47,13 +48,17 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
     return Verification(passed=not problems, kept=kept, copies=copies, problems=tuple(problems))
 
 
+def _digested(source: CheckpointSource) -> dict[str, tuple[TensorInfo, str]]:
+    """Every tensor of a checkpoint with the digest of its bytes."""
+    sums = stream([Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in source.tensors])
+    return {tensor.key: (tensor, found.digest or "") for tensor, found in zip(source.tensors, sums, strict=True)}
+
+
 def _source_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[str]:
     records: Mapping[str, object] = {record.key: record for record in manifest.tensors}
-    found = {tensor.key: tensor for tensor in source.tensors}
+    found = _digested(source)
     for record in manifest.tensors:
-        tensor = found.get(record.key)
-        digested = None if tensor is None else (tensor, source.digest(tensor))
-        problem = _difference(digested, record.dtype, record.shape, record.digest)
+        problem = _difference(found.get(record.key), record.dtype, record.shape, record.digest)
         if problem:
             yield f"{quoted(record.key)} of the source {problem}"
     yield from (f"{quoted(key)} of the source is not in the manifest" for key in found if key not in records)

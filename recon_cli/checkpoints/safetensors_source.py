@@ -5,18 +5,17 @@ No tensor is built and torch is not imported, so a file of any size is read in a
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts import strict_json
-from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, TensorInfo
+from recon_cli.checkpoints.extents import FileExtent
+from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor
 from recon_cli.errors import ReconError, quoted
 
 MAX_HEADER_BYTES = 100_000_000
-CHUNK_BYTES = 1 << 20
 METADATA = "__metadata__"
 
 
@@ -30,53 +29,35 @@ class SafetensorsSource(CheckpointSource):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._file = InputFile(path)
         try:
-            self._opened = os.fstat(self._descriptor)
             header, self._start = self._read_header()
             self.metadata: Mapping[str, str] = self._take_metadata(header)
-            self._offsets: dict[str, int] = {}
             tensors = [self._tensor(key, entry) for key, entry in header.items()]
             # An empty tensor stands before the one that begins at the same place.
-            self.tensors = tuple(sorted(tensors, key=lambda t: (self._offsets[t.key], t.bytes)))
+            self.tensors = tuple(sorted(tensors, key=lambda t: (_offset(t), t.bytes)))
             self._check_layout()
         except BaseException:
-            os.close(self._descriptor)
+            self._file.close()
             raise
         self.ties: Mapping[str, str] = {}
-        self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
-
-    def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
-        """The bytes of a tensor, in pieces that are valid until the next one is asked for."""
-        offset = self._start + self._offsets[tensor.key]
-        left = tensor.bytes
-        while left:
-            read = os.preadv(self._descriptor, [self._buffer[: min(left, CHUNK_BYTES)]], offset)
-            if read == 0:
-                raise ReconError(f"{quoted(self._path)} became shorter while it was read")
-            yield self._buffer[:read]
-            offset += read
-            left -= read
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""
-        now = os.fstat(self._descriptor)
-        if (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns):
-            raise ReconError(f"{quoted(self._path)} was changed while it was read", "run the command again")
+        self._file.check_unchanged()
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._descriptor)
+        self._file.close()
 
     def _read_header(self) -> tuple[dict[str, Any], int]:
-        size = self._opened.st_size
-        prefix = os.pread(self._descriptor, 8, 0)
-        if len(prefix) < 8:
+        size = self._file.size
+        if size < 8:
             raise self._broken("it is shorter than the 8 bytes that begin one")
-        length = int.from_bytes(prefix, "little")
+        length = int.from_bytes(self._file.read(0, 8), "little")
         if length > MAX_HEADER_BYTES or 8 + length > size:
             raise self._broken(f"its header claims {length} bytes, but the file has {size}")
-        data = os.pread(self._descriptor, length, 8)
+        data = self._file.read(8, length)
         if not data.startswith(b"{"):
             raise self._broken("its header does not begin with `{`")
         header = strict_json.parse(data, f"the header of {quoted(self._path)}")
@@ -88,7 +69,7 @@ class SafetensorsSource(CheckpointSource):
             raise self._broken("its metadata is no mapping from text to text")
         return metadata
 
-    def _tensor(self, key: str, entry: object) -> TensorInfo:
+    def _tensor(self, key: str, entry: object) -> StoredTensor:
         name = quoted(key)
         if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
             raise self._broken(f"tensor {name} lacks its type, shape or offsets")
@@ -101,27 +82,32 @@ class SafetensorsSource(CheckpointSource):
             raise self._broken(f"the offsets of tensor {name} are no pair of counts")
         if _overflows(shape):
             raise self._broken(f"the shape of tensor {name} is too large")
-        tensor = TensorInfo(key, dtype, tuple(shape))
         begin, end = offsets
+        extent = FileExtent(self._file, self._start + begin, end - begin)
+        tensor = StoredTensor(key, dtype, tuple(shape), extent)
         if tensor.size * DTYPE_BITS[dtype] != 8 * (end - begin):
             raise self._broken(f"tensor {name} takes {end - begin} bytes, but its shape needs {tensor.bytes}")
-        self._offsets[key] = begin
         return tensor
 
     def _check_layout(self) -> None:
         end = 0
         for tensor in self.tensors:
-            begin = self._offsets[tensor.key]
+            begin = _offset(tensor) - self._start
             if begin != end:
                 fault = "overlaps the one before it" if begin < end else "leaves a gap before it"
                 raise self._broken(f"tensor {quoted(tensor.key)} {fault}")
             end += tensor.bytes
-        found = self._opened.st_size - self._start
+        found = self._file.size - self._start
         if end != found:
             raise self._broken(f"its header describes {end} bytes of tensors, but {found} follow")
 
     def _broken(self, reason: str) -> ReconError:
         return ReconError(f"{quoted(self._path)} is not a valid safetensors file: {reason}")
+
+
+def _offset(tensor: StoredTensor) -> int:
+    assert isinstance(tensor.extent, FileExtent)
+    return tensor.extent.offset
 
 
 def _overflows(shape: list[int]) -> bool:

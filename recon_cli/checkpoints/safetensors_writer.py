@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from recon_cli.artifacts import strict_json
-from recon_cli.artifacts.digests import PLACEHOLDER, digest_text, new_digest
+from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.publish import write_all
 from recon_cli.checkpoints.safetensors_source import METADATA
+from recon_cli.checkpoints.streaming import Place, Run, stream
 from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, TensorInfo
 
 Digests = Mapping[str, str]
@@ -36,17 +37,18 @@ def write_safetensors(
     if hasattr(os, "posix_fallocate"):
         # A full disk shows here, before anything is written.
         os.posix_fallocate(descriptor, 0, header_size + total)
-    digests = {}
-    for tensor in source.tensors:
-        state = new_digest()
-        done = 0
-        for chunk in source.chunks(tensor):
-            state.update(chunk)
-            for place in places[tensor.key]:
-                write_all(descriptor, chunk, header_size + offsets[place] + done)
-            done += len(chunk)
-        digests[tensor.key] = digest_text(state)
+    runs = [
+        Run(
+            tensor.extent,
+            tensor.begin,
+            tensor.bytes,
+            [Place(descriptor, header_size + offsets[p]) for p in places[tensor.key]],
+        )
+        for tensor in source.tensors
+    ]
+    sums = stream(runs)
     source.check_unchanged()
+    digests = {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}
     write_all(descriptor, _header(entries, metadata(digests)), 0)
     return digests
 

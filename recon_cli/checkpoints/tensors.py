@@ -1,15 +1,15 @@
-"""A tensor as a checkpoint describes it, without its values."""
+"""Tensors as a checkpoint describes them, and where their bytes lie; none is built."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Literal, TypeVar
 
-from recon_cli.artifacts.digests import digest_text, new_digest
+from recon_cli.checkpoints.extents import Extent
 
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
@@ -43,11 +43,23 @@ class TensorInfo:
         return (self.size * DTYPE_BITS[self.dtype] + 7) // 8
 
 
+@dataclass(frozen=True)
+class StoredTensor(TensorInfo):
+    """A tensor and its bytes, row-major and little-endian without gaps.
+
+    :ivar extent: what they are a part of.
+    :ivar begin: where they begin in it.
+    """
+
+    extent: Extent
+    begin: int = 0
+
+
 AnySource = TypeVar("AnySource", bound="CheckpointSource")
 
 
 class CheckpointSource(ABC):
-    """A checkpoint that is read: what is in it, and the bytes of each tensor.
+    """A checkpoint that is read: what is in it, and where the bytes of each tensor lie.
 
     :ivar tensors: its tensors in its own order.
     :ivar ties: for a tensor that lies in the same memory as an earlier one, that one's name.
@@ -55,16 +67,9 @@ class CheckpointSource(ABC):
     """
 
     FORMAT: ClassVar[Literal["safetensors", "torch"]]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[StoredTensor, ...]
     ties: Mapping[str, str]
     metadata: Mapping[str, str]
-
-    @abstractmethod
-    def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
-        """The bytes of a tensor, row-major and little-endian, in pieces of a size that suits the processor's caches.
-
-        A piece is valid until the next one is asked for.
-        """
 
     @abstractmethod
     def check_unchanged(self) -> None:
@@ -73,13 +78,6 @@ class CheckpointSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the file."""
-
-    def digest(self, tensor: TensorInfo) -> str:
-        """The digest of a tensor's bytes."""
-        state = new_digest()
-        for chunk in self.chunks(tensor):
-            state.update(chunk)
-        return digest_text(state)
 
     def __enter__(self: AnySource) -> AnySource:
         return self

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from recon_cli.checkpoints.safetensors_source import CHUNK_BYTES, METADATA
+from recon_cli.checkpoints.extents import PIECE_BYTES, Extent, Ring
+from recon_cli.checkpoints.safetensors_source import METADATA
 from recon_cli.checkpoints.state_dict import read_torch_file, ties_in_memory
-from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
+from recon_cli.checkpoints.tensors import CheckpointSource, StoredTensor
 from recon_cli.errors import ReconError, quoted
 
 _NAMES = {
@@ -26,6 +27,25 @@ _NAMES = {
 }  # fmt: skip
 
 
+class TensorExtent(Extent):
+    """The values of a tensor in memory, row-major."""
+
+    def __init__(self, value: torch.Tensor, name: str) -> None:
+        self._value = value
+        self.bytes = value.numel() * value.element_size()
+        self.name = name
+
+    def pieces(self, ring: Ring) -> Iterator[memoryview]:  # noqa: ARG002 - nothing is read
+        """The values' bytes; a tensor that is not row-major is made so meanwhile."""
+        if self.bytes == 0:
+            return
+        value = self._value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        # Without numpy, the address is the only way from a tensor's memory to a buffer; `value` keeps it alive.
+        memory = memoryview((ctypes.c_char * self.bytes).from_address(value.data_ptr())).cast("B")
+        for start in range(0, self.bytes, PIECE_BYTES):
+            yield memory[start : start + PIECE_BYTES]
+
+
 class TensorSource(CheckpointSource):
     """Tensors in memory.
 
@@ -37,30 +57,19 @@ class TensorSource(CheckpointSource):
     FORMAT = "torch"
 
     def __init__(self, values: Mapping[str, torch.Tensor], origin: str) -> None:
-        self._values = values
         self._origin = origin
         self.tensors = tuple(self._describe(key, value) for key, value in values.items())
         self.ties: Mapping[str, str] = ties_in_memory(values)
         self.metadata: Mapping[str, str] = {}
-
-    def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
-        """The bytes of a tensor, in pieces."""
-        if tensor.bytes == 0:
-            return
-        value = self._values[tensor.key].detach().cpu().resolve_conj().resolve_neg().contiguous()
-        # Without numpy, the address is the only way from a tensor's memory to a buffer; `value` keeps it alive.
-        memory = memoryview((ctypes.c_char * tensor.bytes).from_address(value.data_ptr())).cast("B")
-        for start in range(0, tensor.bytes, CHUNK_BYTES):
-            yield memory[start : start + CHUNK_BYTES]
 
     def check_unchanged(self) -> None:
         """Tensors in memory are taken as they are."""
 
     def close(self) -> None:
         """Let go of the tensors."""
-        self._values = {}
+        self.tensors = ()
 
-    def _describe(self, key: str, value: torch.Tensor) -> TensorInfo:
+    def _describe(self, key: str, value: torch.Tensor) -> StoredTensor:
         name = f"tensor {quoted(key)} of {self._origin}"
         if key == METADATA or not _is_unicode(key):
             raise ReconError(f"{name} has a name that safetensors cannot hold", "rename the tensor")
@@ -75,7 +84,7 @@ class TensorSource(CheckpointSource):
                 f"{name} repeats its memory: it claims {value.numel()} elements, but only {stored} bytes are stored",
                 "save it as a tensor of its own: `tensor.contiguous()`",
             )
-        return TensorInfo(key, _NAMES[value.dtype], tuple(value.shape))
+        return StoredTensor(key, _NAMES[value.dtype], tuple(value.shape), TensorExtent(value, name))
 
 
 def _is_unicode(text: str) -> bool:

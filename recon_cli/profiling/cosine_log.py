@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from recon_cli.checkpoints.extents import Extent, Ring
 from recon_cli.checkpoints.safetensors_writer import write_safetensors
 from recon_cli.checkpoints.saving import save_state_dict
-from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
-from recon_cli.checkpoints.torch_source import TensorSource
+from recon_cli.checkpoints.tensors import CheckpointSource, StoredTensor
+from recon_cli.checkpoints.torch_source import TensorExtent
 from recon_cli.errors import ReconError, quoted
 
 BLOCK = 64
@@ -92,27 +94,35 @@ class _Joined(CheckpointSource):
     FORMAT = "safetensors"
 
     def __init__(self, blocks: Sequence[Path], iterations: int, rows: Sequence[int]) -> None:
-        self._blocks = blocks
-        self._rows = list(rows)
         pairs = load_file(blocks[0])["cosines"].shape[2]
-        self.tensors = (
-            TensorInfo("cosines", "F64", (iterations, len(self._rows), pairs)),
-            TensorInfo("steps", "I64", (iterations,)),
-            TensorInfo("stages", "I64", (iterations,)),
+        shapes = {"cosines": (iterations, len(rows), pairs), "steps": (iterations,), "stages": (iterations,)}
+        self.tensors = tuple(
+            StoredTensor(key, "F64" if key == "cosines" else "I64", shape, _JoinedExtent(key, blocks, rows, shape))
+            for key, shape in shapes.items()
         )
         self.ties: Mapping[str, str] = {}
         self.metadata: Mapping[str, str] = {}
-
-    def chunks(self, tensor: TensorInfo) -> Iterator[memoryview]:
-        """The bytes of a tensor, block by block."""
-        for path in self._blocks:
-            value = load_file(path)[tensor.key]
-            part = value[:, self._rows] if tensor.key == "cosines" else value
-            with TensorSource({tensor.key: part}, quoted(path)) as source:
-                yield from source.chunks(source.tensors[0])
 
     def check_unchanged(self) -> None:
         """The blocks are the run's own."""
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class _JoinedExtent(Extent):
+    """One tensor of all blocks."""
+
+    def __init__(self, key: str, blocks: Sequence[Path], rows: Sequence[int], shape: Sequence[int]) -> None:
+        self._key = key
+        self._blocks = blocks
+        self._rows = list(rows)
+        self.bytes = 8 * math.prod(shape)
+        self.name = f"the {key} of the run"
+
+    def pieces(self, ring: Ring) -> Iterator[memoryview]:
+        """The bytes, block by block."""
+        for path in self._blocks:
+            value = load_file(path)[self._key]
+            part = value[:, self._rows] if self._key == "cosines" else value
+            yield from TensorExtent(part, self.name).pieces(ring)

@@ -19,6 +19,7 @@ from recon_cli.checkpoints.safetensors_writer import write_safetensors
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.checkpoints.torch_source import TensorSource
 from recon_cli.errors import ReconError
+from tests.checkpoints.reading import bytes_of
 
 DTYPES = [
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
@@ -70,7 +71,7 @@ def test_a_file_that_is_broken_in_one_way_is_refused_for_it(tmp_path, words):
 
 def read(path: Path) -> dict[str, bytes]:
     with SafetensorsSource(path) as source:
-        return {tensor.key: b"".join(bytes(chunk) for chunk in source.chunks(tensor)) for tensor in source.tensors}
+        return {tensor.key: bytes_of(tensor) for tensor in source.tensors}
 
 
 @st.composite
