@@ -165,6 +165,12 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         offset += written
 
 
+def reserve(descriptor: int, size: int) -> None:
+    """Set the room for a file aside, so that a full disk shows before anything is written."""
+    if hasattr(os, "posix_fallocate") and size:
+        os.posix_fallocate(descriptor, 0, size)
+
+
 def publish_bytes(path: Path, data: bytes, *, overwrite: bool) -> None:
     """Publish one file of known content."""
     with publishing([path], overwrite=overwrite) as (file,):

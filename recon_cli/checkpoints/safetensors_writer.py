@@ -6,75 +6,94 @@ is known before, since a digest has always the same length. The same inputs give
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import PLACEHOLDER
-from recon_cli.artifacts.publish import write_all
-from recon_cli.checkpoints.safetensors_source import METADATA
+from recon_cli.artifacts.publish import reserve, write_all
+from recon_cli.checkpoints.safetensors_source import MAX_HEADER_BYTES, METADATA
 from recon_cli.checkpoints.streaming import Place, Run, stream
-from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, TensorInfo
+from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor, TensorInfo
+from recon_cli.errors import ReconError
 
 Digests = Mapping[str, str]
 Metadata = Callable[[Digests], Mapping[str, str]]
+Places = Mapping[str, Sequence[str]]
+"""For every tensor of a source, the names under which it is written; they are all different."""
 
 
-def write_safetensors(
-    descriptor: int, source: CheckpointSource, places: Mapping[str, Sequence[str]], metadata: Metadata
-) -> Digests:
+class SafetensorsLayout:
+    """Where tensors lie in a safetensors file that is to be written.
+
+    :param named: the tensors with their names in the file.
+    :ivar offsets: where each begins, counted from the end of the header.
+    :ivar bytes: the size of all tensors.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, TensorInfo]]) -> None:
+        self._entries: dict[str, object] = {}
+        self.offsets: dict[str, int] = {}
+        self.bytes = 0
+        # Wider types first, as safetensors' own writer does, so that every tensor is aligned to its type.
+        for name, tensor in sorted(named, key=lambda item: -DTYPE_BITS[item[1].dtype]):
+            begin, end = self.bytes, self.bytes + tensor.bytes
+            self._entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+            self.offsets[name] = begin
+            self.bytes = end
+
+    def header(self, metadata: Mapping[str, str]) -> bytes:
+        """What stands before the tensors.
+
+        :raises ReconError: if it would be longer than readers accept.
+        """
+        content = {METADATA: dict(sorted(metadata.items())), **self._entries}
+        text = strict_json.encode(content, indent=None).rstrip(b"\n")
+        text += b" " * (-len(text) % 8)
+        if len(text) > MAX_HEADER_BYTES:
+            raise ReconError(
+                f"the header of {len(self._entries)} tensors would have {len(text)} bytes, and readers of safetensors "
+                f"take at most {MAX_HEADER_BYTES}",
+                "divide the file with --shard-size",
+            )
+        return len(text).to_bytes(8, "little") + text
+
+
+def write_safetensors(descriptor: int, source: CheckpointSource, places: Places, metadata: Metadata) -> Digests:
     """Copy the tensors of a checkpoint into a new safetensors file.
 
     :param descriptor: an empty file, open for writing.
     :param source: the checkpoint to copy from.
-    :param places: for every tensor of the source, the names under which it is written; they are all different.
     :param metadata: gives the file's metadata from the digests; its length may not depend on their values.
     :returns: the digest of every tensor of the source.
     """
-    entries, offsets, total = _lay_out(source.tensors, places)
-    unknown = {tensor.key: PLACEHOLDER for tensor in source.tensors}
-    header_size = len(_header(entries, metadata(unknown)))
-    if hasattr(os, "posix_fallocate"):
-        # A full disk shows here, before anything is written.
-        os.posix_fallocate(descriptor, 0, header_size + total)
+    layout = SafetensorsLayout(placed(source.tensors, places))
+    start = len(layout.header(metadata(unknown_digests(source))))
+    reserve(descriptor, start + layout.bytes)
+    digests = copy_tensors(source, {name: Place(descriptor, start + at) for name, at in layout.offsets.items()}, places)
+    write_all(descriptor, layout.header(metadata(digests)), 0)
+    return digests
+
+
+def placed(tensors: Iterable[StoredTensor], places: Places) -> list[tuple[str, StoredTensor]]:
+    """Every name that is written, with the tensor of the source that it gets."""
+    return [(name, tensor) for tensor in tensors for name in places[tensor.key]]
+
+
+def unknown_digests(source: CheckpointSource) -> Digests:
+    """Digests of the right length for all tensors, before they are known."""
+    return {tensor.key: PLACEHOLDER for tensor in source.tensors}
+
+
+def copy_tensors(source: CheckpointSource, goals: Mapping[str, Place], places: Places) -> Digests:
+    """Copy every tensor of a source to all its places, and return the digests.
+
+    :param goals: where each of the names in `places` lies.
+    :raises ReconError: if the source changes meanwhile.
+    """
     runs = [
-        Run(
-            tensor.extent,
-            tensor.begin,
-            tensor.bytes,
-            [Place(descriptor, header_size + offsets[p]) for p in places[tensor.key]],
-        )
+        Run(tensor.extent, tensor.begin, tensor.bytes, [goals[name] for name in places[tensor.key]])
         for tensor in source.tensors
     ]
     sums = stream(runs)
     source.check_unchanged()
-    digests = {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}
-    write_all(descriptor, _header(entries, metadata(digests)), 0)
-    return digests
-
-
-def _lay_out(
-    tensors: Sequence[TensorInfo], places: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, object], dict[str, int], int]:
-    # Wider types first, as safetensors' own writer does, so that every tensor is aligned to its type.
-    ordered = sorted(tensors, key=lambda tensor: -DTYPE_BITS[tensor.dtype])
-    entries: dict[str, object] = {}
-    offsets: dict[str, int] = {}
-    end = 0
-    for tensor in ordered:
-        for place in places[tensor.key]:
-            entries[place] = {
-                "dtype": tensor.dtype,
-                "shape": list(tensor.shape),
-                "data_offsets": [end, end + tensor.bytes],
-            }
-            offsets[place] = end
-            end += tensor.bytes
-    return entries, offsets, end
-
-
-def _header(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    content = {METADATA: dict(sorted(metadata.items())), **entries}
-    text = strict_json.encode(content, indent=None).rstrip(b"\n")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}

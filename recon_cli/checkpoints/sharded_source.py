@@ -1,0 +1,119 @@
+"""Reading a checkpoint of several files by the index that says which tensor is in which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from recon_cli.artifacts.document import read_json
+from recon_cli.checkpoints.tensors import CheckpointSource
+from recon_cli.errors import ReconError, listed, quoted
+
+INDEX_SUFFIX = ".index.json"
+
+
+class ShardedSource(CheckpointSource):
+    """The files of an index, as one checkpoint.
+
+    :param index: the index, as `save_pretrained` of Hugging Face writes it.
+    :param open_shard: opens one of its files.
+    :raises ReconError: if the index is no index, names files outside its folder, or disagrees with what is in them.
+    """
+
+    def __init__(self, index: Path, open_shard: Callable[[Path], CheckpointSource]) -> None:
+        weight_map, own_metadata = _read_index(index)
+        self._shards: dict[str, CheckpointSource] = {}
+        try:
+            for name in dict.fromkeys(weight_map.values()):
+                self._shards[name] = open_shard(_shard_path(index, name))
+            _check_content(index, weight_map, self._shards)
+        except BaseException:
+            self.close()
+            raise
+        shards = self._shards.values()
+        self.tensors = tuple(tensor for shard in shards for tensor in shard.tensors)
+        self.ties: Mapping[str, str] = {key: first for shard in shards for key, first in shard.ties.items()}
+        self.metadata: Mapping[str, str] = {**_in_all(list(shards)), **own_metadata}
+
+    @property
+    def FORMAT(self) -> Literal["safetensors", "torch"]:  # type: ignore[override]  # noqa: N802
+        """The format of its files."""
+        return next(iter(self._shards.values())).FORMAT
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were modified since they were opened."""
+        for shard in self._shards.values():
+            shard.check_unchanged()
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for shard in self._shards.values():
+            shard.close()
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file's name says that it is an index."""
+    return path.name.endswith(INDEX_SUFFIX)
+
+
+def _read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Which tensor is in which file, and the text that the index carries besides."""
+    content = read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ReconError(f"{quoted(index)} is no index of shards: it has no `weight_map` from names to files")
+    if not weight_map:
+        raise ReconError(f"the index {quoted(index)} names no tensors")
+    folded: dict[str, str] = {}
+    for name in weight_map.values():
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise ReconError(
+                f"the index {quoted(index)} names files that differ by case alone: {listed([other, name])}"
+            )
+    metadata: Any = content.get("metadata")
+    texts = metadata.items() if isinstance(metadata, dict) else ()
+    return weight_map, {key: value for key, value in texts if isinstance(value, str)}
+
+
+def _shard_path(index: Path, name: str) -> Path:
+    parts = PurePosixPath(name).parts
+    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        raise ReconError(
+            f"the index {quoted(index)} names the file {quoted(name)}, which is not inside its folder",
+            "write file names alone into the index",
+        )
+    path = index.parent / name
+    # The cache of Hugging Face's hub holds an index and its shards as links into one other folder.
+    homes = [index.parent.resolve(), index.resolve().parent]
+    if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        raise ReconError(
+            f"{quoted(path)} is a link out of the folder of its index",
+            "put the file itself beside the index",
+        )
+    return path
+
+
+def _check_content(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, CheckpointSource]) -> None:
+    found: dict[str, str] = {}
+    for name, shard in shards.items():
+        for tensor in shard.tensors:
+            if tensor.key in found:
+                raise ReconError(
+                    f"the tensor {quoted(tensor.key)} is in two shards of {quoted(index)}: "
+                    f"{listed([found[tensor.key], name])}"
+                )
+            found[tensor.key] = name
+    missing = [key for key, name in weight_map.items() if found.get(key) != name]
+    if missing:
+        raise ReconError(f"the index {quoted(index)} names tensors that its files lack: {listed(missing)}")
+    extra = [key for key in found if key not in weight_map]
+    if extra:
+        raise ReconError(f"the shards of {quoted(index)} hold tensors that it does not name: {listed(extra)}")
+
+
+def _in_all(shards: list[CheckpointSource]) -> dict[str, str]:
+    """The metadata in which all shards agree."""
+    first, *others = (shard.metadata for shard in shards)
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
