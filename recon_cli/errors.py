@@ -54,3 +54,12 @@ def number(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 layer`, `2 layers`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: Python's may hold halves of surrogate pairs."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

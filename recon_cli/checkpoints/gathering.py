@@ -22,6 +22,17 @@ def is_row_major(shape: Sequence[int], strides: Sequence[int]) -> bool:
     return True
 
 
+def fills_a_range(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor's elements fill a range, each once, in whichever order of its dimensions."""
+    ordered = sorted(zip(strides, shape, strict=True), reverse=True)
+    return is_row_major([size for _, size in ordered], [stride for stride, _ in ordered])
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor whose elements lie row-major, in elements."""
+    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+
+
 def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
     """The elements from the first to the last that a strided tensor reaches; 0 if it has none."""
     if 0 in shape:

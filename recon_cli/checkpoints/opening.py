@@ -8,19 +8,24 @@ from recon_cli.checkpoints.safetensors_source import SafetensorsSource
 from recon_cli.checkpoints.sharded_source import ShardedSource, is_index
 from recon_cli.checkpoints.sniffing import sniff_format
 from recon_cli.checkpoints.tensors import CheckpointSource
+from recon_cli.checkpoints.torch_files.source import TorchSource
+from recon_cli.errors import ReconError, quoted
 
 
-def open_checkpoint(path: Path) -> CheckpointSource:
+def open_checkpoint(path: Path, key: str | None = None) -> CheckpointSource:
     """Open a checkpoint for reading.
 
+    :param key: the path of the weights in a torch file that holds more, such as `model` or `ema.shadow`.
     :raises ReconError: if it is missing, broken, or of no kind that is read.
     """
-    return ShardedSource(path, _open_file) if is_index(path) else _open_file(path)
+    return ShardedSource(path, lambda shard: _open_file(shard, key)) if is_index(path) else _open_file(path, key)
 
 
-def _open_file(path: Path) -> CheckpointSource:
-    if sniff_format(path) == "safetensors":
-        return SafetensorsSource(path)
-    from recon_cli.checkpoints.torch_source import TorchSource
-
-    return TorchSource(path)
+def _open_file(path: Path, key: str | None) -> CheckpointSource:
+    if sniff_format(path) == "torch":
+        return TorchSource(path, key)
+    if key is not None:
+        raise ReconError(
+            f"{quoted(path)} holds tensors alone, so there is nothing under {quoted(key)}", "leave --key out"
+        )
+    return SafetensorsSource(path)

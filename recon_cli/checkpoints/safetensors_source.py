@@ -12,7 +12,7 @@ from typing import Any
 from recon_cli.artifacts import strict_json
 from recon_cli.checkpoints.extents import FileExtent
 from recon_cli.checkpoints.inputs import InputFile
-from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor
+from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor
 from recon_cli.errors import ReconError, quoted
 
 MAX_HEADER_BYTES = 100_000_000
@@ -74,7 +74,7 @@ class SafetensorsSource(CheckpointSource):
         if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
             raise self._broken(f"tensor {name} lacks its type, shape or offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        if not isinstance(dtype, str) or dtype not in SAFETENSORS_BITS:
             raise self._broken(f"tensor {name} has the unknown type {quoted(dtype)}")
         if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
             raise self._broken(f"the shape of tensor {name} is no list of counts")
@@ -85,7 +85,7 @@ class SafetensorsSource(CheckpointSource):
         begin, end = offsets
         extent = FileExtent(self._file, self._start + begin, end - begin)
         tensor = StoredTensor(key, dtype, tuple(shape), extent)
-        if tensor.size * DTYPE_BITS[dtype] != 8 * (end - begin):
+        if tensor.size * SAFETENSORS_BITS[dtype] != 8 * (end - begin):
             raise self._broken(f"tensor {name} takes {end - begin} bytes, but its shape needs {tensor.bytes}")
         return tensor
 

@@ -13,8 +13,8 @@ from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.publish import reserve, write_all
 from recon_cli.checkpoints.safetensors_source import MAX_HEADER_BYTES, METADATA
 from recon_cli.checkpoints.streaming import Place, Run, stream
-from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor, TensorInfo
-from recon_cli.errors import ReconError
+from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor, TensorInfo
+from recon_cli.errors import ReconError, is_unicode, quoted
 
 Digests = Mapping[str, str]
 Metadata = Callable[[Digests], Mapping[str, str]]
@@ -35,7 +35,8 @@ class SafetensorsLayout:
         self.offsets: dict[str, int] = {}
         self.bytes = 0
         # Wider types first, as safetensors' own writer does, so that every tensor is aligned to its type.
-        for name, tensor in sorted(named, key=lambda item: -DTYPE_BITS[item[1].dtype]):
+        for name, tensor in sorted(named, key=lambda item: -SAFETENSORS_BITS.get(item[1].dtype, 0)):
+            _check_writable(name, tensor)
             begin, end = self.bytes, self.bytes + tensor.bytes
             self._entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
             self.offsets[name] = begin
@@ -56,6 +57,18 @@ class SafetensorsLayout:
                 "divide the file with --shard-size",
             )
         return len(text).to_bytes(8, "little") + text
+
+
+def _check_writable(name: str, tensor: TensorInfo) -> None:
+    if name == METADATA or not is_unicode(name):
+        raise ReconError(
+            f"tensor {quoted(name)} has a name that safetensors cannot hold", "rename it, or name the output .pt"
+        )
+    if tensor.dtype not in SAFETENSORS_BITS:
+        raise ReconError(
+            f"tensor {quoted(name)} has the type {tensor.dtype}, which safetensors does not have",
+            "name the output .pt to write a torch file",
+        )
 
 
 def write_safetensors(descriptor: int, source: CheckpointSource, places: Places, metadata: Metadata) -> Digests:

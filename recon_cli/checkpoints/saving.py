@@ -18,7 +18,7 @@ def save_state_dict(state: Mapping[str, torch.Tensor], path: Path, *, overwrite:
 
     :raises ReconError: if the file exists and `overwrite` is off, or the format has no such tensor.
     """
-    from recon_cli.checkpoints.torch_source import TensorSource
+    from recon_cli.checkpoints.memory_source import TensorSource
 
     check_output(path, overwrite=overwrite)
     with TensorSource(state, "the state dict") as source, publishing([path], overwrite=overwrite) as (file,):

@@ -1,57 +1,49 @@
-"""State dicts as tensors: read safely from safetensors or torch files, and loaded into a module."""
+"""State dicts as tensors: read from checkpoints of any kind, and loaded into a module."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from recon_cli.checkpoints.sniffing import sniff_format
+from recon_cli.checkpoints.extents import Ring
+from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.tensors import TORCH_DTYPES, StoredTensor
 from recon_cli.errors import ReconError, listed, quoted
 
+_TYPES = {name: getattr(torch, kind) for kind, name in TORCH_DTYPES.items() if hasattr(torch, kind)}
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read a flat state dict; torch files are unpickled with `weights_only=True` and never otherwise.
 
-    :raises ReconError: if the file cannot be read or holds anything but tensors by their names.
+def read_state_dict(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
+    """Read the weights of a checkpoint of any kind into memory; tied tensors are one object.
+
+    :param key: the path of the weights in a torch file that holds more.
+    :raises ReconError: if the file cannot be read or holds no state dict.
     """
-    if sniff_format(path) == "safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ReconError(f"{quoted(path)} is not a valid safetensors file: {error}") from error
-    return read_torch_file(path)
+    with open_checkpoint(path, key) as source:
+        state: dict[str, torch.Tensor] = {}
+        ring = Ring()
+        for tensor in source.tensors:
+            tied = source.ties.get(tensor.key)
+            state[tensor.key] = state[tied] if tied else _load(tensor, ring)
+        source.check_unchanged()
+    return state
 
 
-def read_torch_file(path: Path) -> dict[str, torch.Tensor]:
-    """Read a flat state dict from a file that `torch.save` wrote.
-
-    :raises ReconError: if it cannot be read as one.
-    """
-    try:
-        with warnings.catch_warnings():
-            # What PyTorch warns of while it reads is an error of ours below, or of no interest to the user.
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message advises the unsafe mode, so it is not shown.
-        raise ReconError(
-            f"{quoted(path)} holds more than tensors and plain containers, so it is not opened",
-            "save the weights alone: `torch.save(model.state_dict(), path)`",
-        ) from error
-    # A damaged file makes PyTorch fail in any way.
-    except Exception as error:
-        raise ReconError(
-            f"{quoted(path)} is not a file of tensors that `torch.save` wrote, or it is damaged",
-            "save the weights alone: `torch.save(model.state_dict(), path)`",
-        ) from error
-    return _flat(content, path)
+def _load(tensor: StoredTensor, ring: Ring) -> torch.Tensor:
+    if tensor.dtype not in _TYPES:
+        raise ReconError(f"the tensor {quoted(tensor.key)} has the type {tensor.dtype}, which torch does not have")
+    data = torch.empty(tensor.bytes, dtype=torch.uint8)
+    at = -tensor.begin
+    for piece in tensor.extent.checked_pieces(ring):
+        lower, upper = max(at, 0), min(at + len(piece), tensor.bytes)
+        if lower < upper:
+            # The buffer of the pieces is used again, so its bytes are copied.
+            data[lower:upper] = torch.frombuffer(piece, dtype=torch.uint8)[lower - at : upper - at]
+        at += len(piece)
+    return data.view(_TYPES[tensor.dtype]).view(tensor.shape)
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -112,29 +104,3 @@ def ties_in_memory(values: Mapping[str, torch.Tensor]) -> dict[str, str]:
         else:
             first[place] = key
     return ties
-
-
-def _flat(content: object, path: Path) -> dict[str, torch.Tensor]:
-    if not isinstance(content, Mapping) or not content:
-        raise ReconError(
-            f"{quoted(path)} holds a {quoted(type(content).__name__)}, not a state dict",
-            "save the weights alone: `torch.save(model.state_dict(), path)`",
-        )
-    for key, value in content.items():
-        if isinstance(key, str) and isinstance(value, torch.Tensor):
-            continue
-        nested = [k for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)]
-        if nested:
-            raise ReconError(
-                f"{quoted(path)} holds its weights under {listed(nested)}, beside other things",
-                f"save them alone: `torch.save(torch.load(path, weights_only=True)[{str(nested[0])!r}], 'weights.pt')`",
-            )
-        raise ReconError(
-            f"{quoted(path)} is no flat state dict: its entry {quoted(key)} is a {quoted(type(value).__name__)}",
-            "save the weights alone: `torch.save(model.state_dict(), path)`",
-        )
-    return dict(content)
-
-
-def _holds_tensors(content: Mapping[object, object]) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in content.values())

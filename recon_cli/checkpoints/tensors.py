@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, TypeVar
 
 from recon_cli.checkpoints.extents import Extent
 
-DTYPE_BITS: Mapping[str, int] = {
+SAFETENSORS_BITS: Mapping[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -19,6 +19,19 @@ DTYPE_BITS: Mapping[str, int] = {
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 """The types that the safetensors format has, and the bits of one element."""
+
+DTYPE_BITS: Mapping[str, int] = {**SAFETENSORS_BITS, "C32": 32, "C128": 128}
+"""All types that are read, and the bits of one element; torch has two more."""
+
+TORCH_DTYPES: Mapping[str, str] = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+    "uint16": "U16", "uint32": "U32", "uint64": "U64",
+    "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+    "complex32": "C32", "complex64": "C64", "complex128": "C128",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ", "float8_e8m0fnu": "F8_E8M0",
+}  # fmt: skip
+"""The types of torch by its names for them."""
 
 
 @dataclass(frozen=True)

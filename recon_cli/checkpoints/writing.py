@@ -1,14 +1,15 @@
-"""The forms in which a checkpoint is written: one safetensors file, several with an index, or a torch file."""
+"""The forms in which tensors are written: one safetensors file, several with an index, or a torch file."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from recon_cli.checkpoints.pickles.nodes import Call, Global
 from recon_cli.checkpoints.safetensors_writer import (
     Digests,
-    Metadata,
     Places,
     SafetensorsLayout,
     placed,
@@ -17,9 +18,30 @@ from recon_cli.checkpoints.safetensors_writer import (
 )
 from recon_cli.checkpoints.sharded_safetensors import Shards
 from recon_cli.checkpoints.tensors import CheckpointSource
+from recon_cli.checkpoints.torch_files.writer import TensorStorages, TorchFile, TreeStorages
 
-Carried = Callable[[Digests], str]
-"""Makes the text that a checkpoint carries from the digests of the source's tensors, which do not change its length."""
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+"""The endings of names that ask for a torch file."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A text that a checkpoint carries besides its tensors.
+
+    :ivar key: what it is called.
+    :ivar text: makes it from the digests of the source's tensors, which do not change its length.
+    """
+
+    key: str
+    text: Callable[[Digests], str]
+
+    def metadata(self, digests: Digests) -> dict[str, str]:
+        """The text by its name."""
+        return {self.key: self.text(digests)}
+
+
+NOTHING = Carried("", lambda _: "")
+"""No text."""
 
 
 class CheckpointWriter(ABC):
@@ -43,14 +65,30 @@ class CheckpointWriter(ABC):
         """
 
 
+def flat_writer(
+    path: Path, source: CheckpointSource, places: Places, *, carried: Carried = NOTHING, shard_size: int | None = None
+) -> CheckpointWriter:
+    """What writes tensors in the form that a file's name asks for.
+
+    :param path: the file; with an ending of `TORCH_SUFFIXES` it is a torch file, else safetensors.
+    :param places: for every tensor of the source, the names under which it is written.
+    :param shard_size: the bytes of tensors in one file, if there are to be several.
+    """
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        return TorchWriter.of_tensors(path, source, places, carried)
+    if shard_size is not None and sum(tensor.bytes for _, tensor in placed(source.tensors, places)) > shard_size:
+        return ShardedWriter(path, source, places, carried, shard_size)
+    return SafetensorsWriter(path, source, places, carried)
+
+
 class SafetensorsWriter(CheckpointWriter):
     """One safetensors file, which carries the text in its metadata."""
 
-    def __init__(self, path: Path, source: CheckpointSource, places: Places, key: str, carried: Carried) -> None:
+    def __init__(self, path: Path, source: CheckpointSource, places: Places, carried: Carried) -> None:
         self.paths = (path,)
         self._source = source
         self._places = places
-        self._metadata: Metadata = lambda digests: {"format": "pt", **source.metadata, key: carried(digests)}
+        self._carried = carried
 
     def bytes(self) -> int:
         """The size of the file."""
@@ -61,23 +99,66 @@ class SafetensorsWriter(CheckpointWriter):
         """Write the file."""
         return write_safetensors(descriptors[0], self._source, self._places, self._metadata)
 
+    def _metadata(self, digests: Digests) -> dict[str, str]:
+        own = self._carried.metadata(digests) if self._carried is not NOTHING else {}
+        return {"format": "pt", **self._source.metadata, **own}
+
 
 class ShardedWriter(CheckpointWriter):
     """Several safetensors files and their index, which carries the text."""
 
-    def __init__(
-        self, path: Path, source: CheckpointSource, places: Places, key: str, carried: Carried, *, limit: int
-    ) -> None:
+    def __init__(self, path: Path, source: CheckpointSource, places: Places, carried: Carried, limit: int) -> None:
         self._shards = Shards(path, source, places, limit)
         self.paths = self._shards.paths
-        self._own = {"format": "pt", **source.metadata}
-        self._unknown = unknown_digests(source)
-        self._metadata: Metadata = lambda digests: {key: carried(digests)}
+        self._source = source
+        self._carried = carried
 
     def bytes(self) -> int:
         """The size of all files."""
-        return sum(self._shards.sizes(self._own)) + len(self._shards.index(self._metadata(self._unknown)))
+        index = self._shards.index(self._metadata(unknown_digests(self._source)))
+        return sum(self._shards.sizes(self._own)) + len(index)
 
     def write(self, descriptors: Sequence[int]) -> Digests:
         """Write the files."""
         return self._shards.write(descriptors, self._own, self._metadata)
+
+    @property
+    def _own(self) -> dict[str, str]:
+        return {"format": "pt", **self._source.metadata}
+
+    def _metadata(self, digests: Digests) -> dict[str, str]:
+        return self._carried.metadata(digests) if self._carried is not NOTHING else {}
+
+
+class TorchWriter(CheckpointWriter):
+    """A torch file, which carries the text as a member of its archive.
+
+    :param root: what it holds.
+    :param storages: the storages that it names.
+    """
+
+    def __init__(
+        self, path: Path, source: CheckpointSource, root: object, storages: TreeStorages, carried: Carried
+    ) -> None:
+        self.paths = (path,)
+        self._source = source
+        self._text = None if carried is NOTHING else lambda digests: carried.text(digests).encode()
+        self._file = TorchFile(root, storages, None if self._text is None else self._text(unknown_digests(source)))
+
+    @classmethod
+    def of_tensors(cls, path: Path, source: CheckpointSource, places: Places, carried: Carried) -> TorchWriter:
+        """The writer of a flat state dict; what is tied in the source is tied in it under names of the same rank."""
+        storages = TensorStorages()
+        root = Call(Global("collections", "OrderedDict"))
+        for tensor in source.tensors:
+            first = source.ties.get(tensor.key, tensor.key)
+            root.update((name, storages.node(tensor, (first, at))) for at, name in enumerate(places[tensor.key]))
+        return cls(path, source, root, storages, carried)
+
+    def bytes(self) -> int:
+        """The size of the file."""
+        return self._file.bytes
+
+    def write(self, descriptors: Sequence[int]) -> Digests:
+        """Write the file."""
+        return self._file.write(descriptors[0], self._source, self._text)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from recon_cli.checkpoints.extents import Extent, Ring
+from recon_cli.checkpoints.memory_source import TensorExtent
 from recon_cli.checkpoints.safetensors_writer import write_safetensors
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.checkpoints.tensors import CheckpointSource, StoredTensor
-from recon_cli.checkpoints.torch_source import TensorExtent
 from recon_cli.errors import ReconError, quoted
 
 BLOCK = 64

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from recon_cli.checkpoints.memory_source import TensorSource
 from recon_cli.checkpoints.safetensors_source import SafetensorsSource
 from recon_cli.checkpoints.safetensors_writer import write_safetensors
 from recon_cli.checkpoints.saving import save_state_dict
-from recon_cli.checkpoints.torch_source import TensorSource
 from recon_cli.errors import ReconError
 from tests.checkpoints.reading import bytes_of
 
@@ -160,7 +160,7 @@ def test_tensors_that_the_format_does_not_have_are_refused(tmp_path):
         (torch.eye(2).to_sparse(), "sparse"),
         (torch.empty(2, device="meta"), "without values"),
         (torch.zeros(1).expand(1 << 40), "repeats its memory"),
-        (torch.zeros(1, dtype=torch.complex128), "complex128"),
+        (torch.zeros(1, dtype=torch.complex128), "has the type C128"),
     ):
         with pytest.raises(ReconError, match=words):
             save_state_dict({"w": value}, tmp_path / "x.safetensors")

@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_cli.checkpoints.extents import PIECE_BYTES, Extent, FileExtent, Ring
 from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.memory_source import TensorExtent
 from recon_cli.checkpoints.streaming import Place, Run, stream
 from recon_cli.errors import ReconError
 
@@ -100,3 +102,11 @@ def test_a_file_that_ends_early_is_an_error(tmp_path):
     with pytest.raises(ReconError, match="was changed while it was read"):
         source.check_unchanged()
     source.close()
+
+
+def test_the_bytes_of_a_tensor_that_is_not_row_major_stay_when_its_last_piece_was_taken():
+    value = torch.arange(300 * 200, dtype=torch.float32).reshape(200, 300).t()
+    (piece,) = TensorExtent(value, "a tensor").pieces(Ring())
+    # What is freed is given out again for the same size.
+    _others = [torch.zeros(value.shape) for _ in range(8)]
+    assert bytes(piece) == value.contiguous().numpy().tobytes()

@@ -19,15 +19,16 @@ _MAX_REENTRIES = 100
 _NEWOBJ_EX = Global("copy_reg", "__newobj_ex__")
 
 
-def write_pickle(node: object) -> bytes:
+def write_pickle(node: object, rename: Callable[[PersistentId], object] = lambda node: node.value) -> bytes:
     """Write a node as a pickle; the same node gives the same bytes.
 
     A text or name that occurs again is written once, and so is any other part that is the same object.
 
+    :param rename: gives what a persistent id is written as; by default its own value.
     :raises ReconError: if it holds what protocol 2 has no way to write.
     :raises TypeError: if it holds something that no pickle is read as.
     """
-    writer = _Writer()
+    writer = _Writer(rename)
     writer.write(node)
     return bytes(writer.out)
 
@@ -38,7 +39,8 @@ class _Writer:
     What is written for a node leaves one object on the stack of whoever reads it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rename: Callable[[PersistentId], object]) -> None:
+        self.rename = rename
         self.out = bytearray(pickle.PROTO + b"\x02")
         self.memoized = 0
         self.memo: dict[int, int] = {}
@@ -185,7 +187,8 @@ class _Writer:
     def write_persistent_id(self, node: PersistentId) -> Iterator[object]:
         if self.is_begun_again(node):
             raise ReconError("something of the checkpoint that lies elsewhere is a part of its own name")
-        yield node.value
+        self.kept.append(value := self.rename(node))
+        yield value
         self.out += pickle.BINPERSID
         self.memoize(node)
 

@@ -1,0 +1,165 @@
+"""What `torch.save` wrote, as data: a tree of containers, and the bytes of its storages."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from recon_cli.checkpoints.archives.reading import Archive
+from recon_cli.checkpoints.extents import FileExtent
+from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.pickles.nodes import PersistentId, walk
+from recon_cli.checkpoints.pickles.reading import TruncatedPickleError, read_pickle
+from recon_cli.checkpoints.tensors import DTYPE_BITS
+from recon_cli.checkpoints.torch_files.tensor_nodes import NotPlainError, StorageName, storage_name
+from recon_cli.errors import ReconError, quoted
+
+MAX_PICKLE_BYTES = 1 << 28
+"""More than the names of any checkpoint take."""
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+
+class TorchContent(ABC):
+    """The content of one torch file, or of one that lies within another file.
+
+    :ivar root: what was saved, as inert data.
+    :ivar members: the names of what lies beside it in an archive.
+    """
+
+    root: object
+    members: tuple[str, ...] = ()
+
+    @abstractmethod
+    def extent(self, storage: StorageName) -> FileExtent:
+        """Where a storage lies; one object for each storage, however often it is asked for.
+
+        :raises NotPlainError: if it is not there, or has another size than the pickle says.
+        """
+
+
+class ZipContent(TorchContent):
+    """The present form: an archive of a pickle and of one member for each storage.
+
+    :param offset: where the archive begins in the file.
+    :param length: its bytes.
+    :param pickle: the member that holds the tree.
+    """
+
+    def __init__(
+        self, file: InputFile, offset: int = 0, length: int | None = None, *, pickle: str = "data.pkl"
+    ) -> None:
+        self.archive = Archive(file, offset, length)
+        self.members = self.archive.names
+        self._extents: dict[str, FileExtent] = {}
+        if pickle not in self.archive:
+            raise ReconError(
+                f"{self.archive.name} is a zip archive, but not one that `torch.save` wrote: it has no {quoted(pickle)}"
+            )
+        if "byteorder" in self.archive and self.archive.read("byteorder", 16) != b"little":
+            raise ReconError(f"{self.archive.name} was written on a big-endian machine, which is not supported")
+        data = self.archive.read(pickle, MAX_PICKLE_BYTES)
+        what = f"{quoted(pickle)} of {self.archive.name}"
+        self.root, end = read_pickle(data, 0, what)
+        if end != len(data):
+            raise ReconError(f"{what} has {len(data) - end} bytes behind its end", "the file is damaged")
+
+    def extent(self, storage: StorageName) -> FileExtent:
+        """The member of a storage."""
+        name = f"data/{storage.key}"
+        if name not in self._extents:
+            if name not in self.archive:
+                raise NotPlainError(f"damaged: the archive has no member {quoted(name)}")
+            self._extents[name] = self.archive.member(name)
+        _check_size(self._extents[name].bytes, storage)
+        return self._extents[name]
+
+
+class LegacyContent(TorchContent):
+    """The form that torch wrote before version 1.6: several pickles, and the storages one after the other.
+
+    :raises ReconError: if the file is none of that form, or is cut off.
+    """
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        (protocol, system, self.root, keys), at = _read_pickles(file)
+        if protocol != _PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
+            raise ReconError(f"{quoted(file.path)} is of a form of torch files that is not known")
+        if not system.get("little_endian", True):
+            raise ReconError(f"{quoted(file.path)} was written on a big-endian machine, which is not supported")
+        if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+            raise ReconError(f"{quoted(file.path)} is damaged: its list of storages makes no sense")
+        self._extents = _lay_out(file, [str(key) for key in keys], at, self._storages())
+
+    def extent(self, storage: StorageName) -> FileExtent:
+        """The range of a storage."""
+        if storage.key not in self._extents:
+            raise NotPlainError("damaged: its storage is not in the file")
+        extent = self._extents[storage.key]
+        _check_size(extent.bytes, storage)
+        return extent
+
+    def _storages(self) -> dict[str, StorageName]:
+        """The storages that the tree names; each is written once."""
+        found: dict[str, StorageName] = {}
+        for _, node in walk(self.root, quoted(self._file.path)):
+            if isinstance(node, PersistentId):
+                with contextlib.suppress(NotPlainError):
+                    storage = storage_name(node)
+                    found.setdefault(storage.key, storage)
+        return found
+
+
+def _lay_out(file: InputFile, keys: list[str], at: int, storages: Mapping[str, StorageName]) -> dict[str, FileExtent]:
+    """Where each storage lies: before each stands its number of elements."""
+    extents = {}
+    for key in keys:
+        if key not in storages:
+            raise ReconError(f"{quoted(file.path)} is damaged: it holds a storage {quoted(key)} that nothing names")
+        if at + 8 > file.size:
+            raise _cut_off(file)
+        count = int.from_bytes(file.read(at, 8), "little")
+        size = count * DTYPE_BITS[storages[key].dtype] // 8
+        extents[key] = FileExtent(file, at + 8, size)
+        at += 8 + size
+    if at > file.size:
+        raise _cut_off(file)
+    if at < file.size:
+        raise ReconError(f"{quoted(file.path)} has {file.size - at} bytes behind its end", "the file is damaged")
+    return extents
+
+
+def _cut_off(file: InputFile) -> ReconError:
+    return ReconError(f"{quoted(file.path)} is cut off or damaged", "copy or download the file again")
+
+
+def _read_pickles(file: InputFile) -> tuple[list[object], int]:
+    """The four pickles behind the magic number, read through a window that grows until it holds them."""
+    window = min(1 << 20, file.size)
+    while True:
+        data = file.read(0, window)
+        try:
+            magic, at = read_pickle(data, 0, quoted(file.path))
+            if magic != _MAGIC:
+                raise ReconError(
+                    f"{quoted(file.path)} is a pickle, but not one that `torch.save` wrote",
+                    "save the weights alone: `torch.save(model.state_dict(), path)`",
+                )
+            found = []
+            for _ in range(4):
+                node, at = read_pickle(data, at, quoted(file.path))
+                found.append(node)
+            return found, at
+        except TruncatedPickleError:
+            if window == file.size or window >= MAX_PICKLE_BYTES:
+                raise
+            window = min(16 * window, file.size, MAX_PICKLE_BYTES)
+
+
+def _check_size(found: int, storage: StorageName) -> None:
+    claimed = storage.count * DTYPE_BITS[storage.dtype] // 8
+    if found != claimed:
+        raise NotPlainError(f"damaged: its storage has {found} bytes, but should have {claimed}")

@@ -1,0 +1,108 @@
+"""The weights in a torch file, as runs of its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from recon_cli.checkpoints.extents import Extent
+from recon_cli.checkpoints.gathering import GatheredExtent, is_row_major
+from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor
+from recon_cli.checkpoints.torch_files.content import LegacyContent, TorchContent, ZipContent
+from recon_cli.checkpoints.torch_files.tensor_nodes import (
+    NotPlainError,
+    TensorView,
+    as_view,
+    check_bounds,
+)
+from recon_cli.checkpoints.torch_files.weights import StateDict, choose_weights
+from recon_cli.errors import ReconError, quoted
+
+_ZIP = b"PK"
+
+
+class TorchSource(CheckpointSource):
+    """A file that `torch.save` wrote, of the present form or the older one.
+
+    :param key: the path of the weights in it, if there are several that could be meant.
+    :ivar content: all that is in the file.
+    :ivar weights: the state dict that is taken.
+    :raises ReconError: if it holds no state dict, anything foreign, or a tensor that is not plain.
+    """
+
+    FORMAT = "torch"
+
+    def __init__(self, path: Path, key: str | None = None) -> None:
+        self._file = InputFile(path)
+        try:
+            self.content: TorchContent = open_content(self._file)
+            self.weights: StateDict = choose_weights(self.content.root, quoted(path), key)
+            self.tensors, self.ties = stored_tensors(self.weights, self.content, quoted(path))
+        except BaseException:
+            self._file.close()
+            raise
+        self.metadata: Mapping[str, str] = {}
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was modified since it was opened."""
+        self._file.check_unchanged()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def open_content(file: InputFile) -> TorchContent:
+    """The content of a torch file of either form.
+
+    :raises ReconError: if it is none.
+    """
+    head = file.read(0, min(2, file.size))
+    return ZipContent(file) if head == _ZIP else LegacyContent(file)
+
+
+def stored_tensors(
+    weights: StateDict, content: TorchContent, what: str
+) -> tuple[tuple[StoredTensor, ...], dict[str, str]]:
+    """The tensors of a state dict with their bytes, and which of them are tied to an earlier one.
+
+    :raises ReconError: naming a tensor that is not plain, or whose bytes are not there.
+    """
+    tensors = []
+    ties: dict[str, str] = {}
+    first: dict[tuple[object, ...], StoredTensor] = {}
+    for key, node in weights.tensors:
+        try:
+            view = as_view(node)
+            if view is None:
+                raise NotPlainError("damaged: what rebuilds it lacks an argument")
+            identity = (view.storage.key, view.dtype, view.offset, view.shape, view.strides)
+            tied = first.get(identity)
+            extent, begin = (tied.extent, tied.begin) if tied else locate(view, content)
+        except NotPlainError as problem:
+            path = ".".join([*map(str, weights.path), key])
+            raise ReconError(f"the tensor {quoted(path)} of {what} is {problem}", _HINT) from None
+        tensor = StoredTensor(key, view.dtype, view.shape, extent, begin)
+        tensors.append(tensor)
+        if tied and tensor.bytes:
+            ties[key] = tied.key
+        first.setdefault(identity, tensor)
+    return tuple(tensors), ties
+
+
+_HINT = "save it as a plain tensor of its own: `tensor.detach().clone().contiguous()`"
+
+
+def locate(view: TensorView, content: TorchContent) -> tuple[Extent, int]:
+    """Where the elements of a view lie row-major, and where in it they begin; they are gathered if that is nowhere.
+
+    :raises NotPlainError: if they are not there.
+    """
+    extent = content.extent(view.storage)
+    itemsize = DTYPE_BITS[view.dtype] // 8
+    check_bounds(view, extent.bytes // itemsize)
+    begin = view.offset * itemsize
+    if is_row_major(view.shape, view.strides):
+        return extent, begin
+    return GatheredExtent(extent, begin, view.shape, view.strides, itemsize), 0

@@ -1,0 +1,263 @@
+"""Tensors as torch pickles them: a call that would rebuild one from a storage, taken for what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from recon_cli.checkpoints.gathering import span_of
+from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId
+from recon_cli.checkpoints.tensors import TORCH_DTYPES
+
+STORAGE_DTYPES: Mapping[str, str] = {
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
+    "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "ComplexDoubleStorage": "C128", "UntypedStorage": "U8",
+    "QInt8Storage": "I8", "QUInt8Storage": "U8", "QInt32Storage": "I32",
+    "QUInt4x2Storage": "U8", "QUInt2x4Storage": "U8",
+}  # fmt: skip
+"""torch's classes of storages, and the type of an element as safetensors writes it."""
+
+_UNSUPPORTED = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantised",
+    "torch._utils._rebuild_nested_tensor": "nested",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the meta device)",
+    "torch._utils._rebuild_wrapper_subclass": "of a subclass of Tensor",
+    "torch._utils._rebuild_xla_tensor": "of another device's own kind",
+    "torch._utils._rebuild_device_tensor_from_numpy": "of another device's own kind",
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": "of another device's own kind",
+}
+
+
+_STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
+
+
+class NotPlainError(Exception):
+    """A tensor that is not a plain run of numbers, or that contradicts itself; the message completes `it is ...`."""
+
+
+@dataclass(frozen=True)
+class StorageName:
+    """What a pickle says of a storage that lies outside it.
+
+    :ivar key: its name in the file.
+    :ivar type: the class of storages.
+    :ivar location: the device that it was saved from.
+    :ivar count: its elements.
+    """
+
+    type: Global
+    key: str
+    location: str
+    count: int
+
+    @property
+    def dtype(self) -> str:
+        """The type of an element."""
+        return STORAGE_DTYPES[self.type.name]
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor as a view of a storage.
+
+    :ivar storage: the storage; several views may be of the same.
+    :ivar offset: its first element, in elements of its own type.
+    :ivar strides: in elements.
+    """
+
+    storage: StorageName
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def storage_name(node: PersistentId) -> StorageName:
+    """What a persistent id says of a storage.
+
+    :raises NotPlainError: if it is no name of a storage.
+    """
+    value = node.value
+    if not isinstance(value, tuple) or not 5 <= len(value) <= 6 or value[0] != "storage":
+        raise NotPlainError("of an unknown kind: its storage has no name")
+    _, kind, key, location, count, *view = value
+    if view and view[0] is not None:
+        raise NotPlainError("a part of a storage in a form that torch wrote before version 0.4")
+    if not is_storage_class(kind):
+        raise NotPlainError("of an unknown kind: its storage is of no class that is known")
+    if not isinstance(key, str) or not isinstance(location, str) or not _is_count(count):
+        raise NotPlainError("damaged: the name of its storage makes no sense")
+    return StorageName(kind, key, location, count)
+
+
+def is_storage_class(node: object) -> bool:
+    """Whether a node is one of torch's classes of storages."""
+    return isinstance(node, Global) and node.module in _STORAGE_MODULES and node.name in STORAGE_DTYPES
+
+
+def as_view(node: object) -> TensorView | None:
+    """The tensor that a node would rebuild; None if it would rebuild none.
+
+    :raises NotPlainError: if it is a tensor, but no plain one.
+    """
+    if not isinstance(node, Call) or node.full_name is None:
+        return None
+    if node.full_name in _UNSUPPORTED:
+        raise NotPlainError(_UNSUPPORTED[node.full_name])
+    read = _READERS.get(node.full_name)
+    return None if read is None else read(node.arguments)
+
+
+def is_tensor(node: object) -> bool:
+    """Whether a node would rebuild a tensor, of whichever kind."""
+    return isinstance(node, Call) and node.full_name in REBUILDERS
+
+
+def is_plain_tensor(node: object) -> bool:
+    """Whether a node is a tensor on a storage and nothing else: no hooks, no state, no marks."""
+    if not isinstance(node, Call) or node.full_name not in _ON_STORAGES or node.built or node.items or node.elements:
+        return False
+    arguments = node.arguments
+    if len(arguments) < 2 or not isinstance(arguments[0], PersistentId) or not isinstance(arguments[1], int):
+        return False
+    value = arguments[0].value
+    if not isinstance(value, tuple) or len(value) < 2 or not is_storage_class(value[1]):
+        return False
+    return all(_is_trivial(argument) for argument in arguments[2:])
+
+
+def _is_trivial(argument: object) -> bool:
+    if isinstance(argument, Call):
+        return argument.full_name == "collections.OrderedDict" and not (
+            argument.arguments or argument.items or argument.built
+        )
+    if isinstance(argument, Global):
+        return argument.module == "torch" and argument.name in TORCH_DTYPES
+    if isinstance(argument, (tuple, list)):
+        return all(type(item) is int for item in argument)
+    return argument is None or isinstance(argument, bool) or argument == {}
+
+
+def with_storage(node: object, storage: PersistentId, offset: int, strides: Sequence[int]) -> Call:
+    """The same tensor on another storage.
+
+    :param node: one of which `as_view` makes a view.
+    """
+    assert isinstance(node, Call)
+    arguments = list(node.arguments)
+    if node.full_name in _ON_STORAGES:
+        arguments[0], arguments[1], arguments[3] = storage, offset, tuple(strides)
+    elif node.full_name == _FROM_TYPE:
+        function, kind, inner, state = arguments
+        rebuilt = with_storage(Call(function, inner), storage, offset, strides)  # type: ignore[arg-type]
+        arguments = [function, kind, rebuilt.arguments, state]
+    else:
+        arguments[0] = with_storage(arguments[0], storage, offset, strides)
+    return Call(node.function, tuple(arguments))
+
+
+_ON_STORAGES = {
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+}
+_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
+
+
+def _tensor(arguments: tuple[object, ...]) -> TensorView:
+    """`_rebuild_tensor(storage, offset, size, stride)`, and `_v2` with `(..., requires_grad, hooks, marks)`."""
+    if len(arguments) > 6:
+        _refuse_marks(arguments[6])
+    return _view(arguments, None)
+
+
+def _tensor_v3(arguments: tuple[object, ...]) -> TensorView:
+    """`_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, marks)`."""
+    if len(arguments) < 7 or not isinstance(arguments[6], Global) or arguments[6].name not in TORCH_DTYPES:
+        kind = arguments[6].full_name if len(arguments) > 6 and isinstance(arguments[6], Global) else "unknown"
+        raise NotPlainError(f"of the type {kind}, which is not supported")
+    if len(arguments) > 7:
+        _refuse_marks(arguments[7])
+    return _view(arguments, TORCH_DTYPES[arguments[6].name])
+
+
+def _parameter(arguments: tuple[object, ...]) -> TensorView | None:
+    """`_rebuild_parameter(tensor, requires_grad, hooks)`."""
+    return as_view(arguments[0]) if arguments else None
+
+
+def _from_type(arguments: tuple[object, ...]) -> TensorView | None:
+    """`_rebuild_from_type_v2(function, type, arguments, state)`: a tensor with attributes of its own."""
+    if len(arguments) != 4:
+        return None
+    function, kind, inner, _ = arguments
+    if not isinstance(kind, Global) or kind.full_name not in _PLAIN_TYPES or not isinstance(inner, tuple):
+        raise NotPlainError(f"of the class {kind.full_name if isinstance(kind, Global) else 'unknown'}")
+    return as_view(Call(function, inner))
+
+
+_READERS: Mapping[str, Callable[[tuple[object, ...]], TensorView | None]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    _FROM_TYPE: _from_type,
+}
+
+REBUILDERS = frozenset({*_READERS, *_UNSUPPORTED})
+"""The functions with which torch rebuilds tensors."""
+
+
+def _view(arguments: tuple[object, ...], dtype: str | None) -> TensorView:
+    if len(arguments) < 4:
+        raise NotPlainError("damaged: what rebuilds it lacks an argument")
+    storage, offset, shape, strides = arguments[:4]
+    shape, strides = _counts(shape), _counts(strides)
+    if not isinstance(storage, PersistentId) or not _is_count(offset) or shape is None or strides is None:
+        raise NotPlainError("damaged: what rebuilds it makes no sense")
+    if len(shape) != len(strides):
+        raise NotPlainError("damaged: it has more sizes than strides, or fewer")
+    found = storage_name(storage)
+    if dtype is None and found.type.name == "UntypedStorage":
+        raise NotPlainError("damaged: its storage has no type")
+    assert isinstance(offset, int)
+    return TensorView(found, dtype or found.dtype, offset, shape, strides)
+
+
+def check_bounds(view: TensorView, elements: int) -> None:
+    """Check that a view lies within its storage and does not unfold to more than that holds.
+
+    :param elements: how many elements of the view's type the storage holds.
+    :raises NotPlainError: if it does not.
+    """
+    span = span_of(view.shape, view.strides)
+    if span and view.offset + span > elements:
+        raise NotPlainError("damaged: it reaches beyond its storage")
+    size = 1
+    for length in view.shape:
+        size *= length
+    if size > elements:
+        raise NotPlainError(
+            f"a view that repeats its memory: it claims {size} elements, but only {elements} are stored"
+        )
+
+
+def _refuse_marks(marks: object) -> None:
+    if isinstance(marks, dict) and any(marks.values()):
+        raise NotPlainError("a conjugated or negated view")
+
+
+def _counts(value: object) -> tuple[int, ...] | None:
+    if isinstance(value, Call) and value.full_name == "torch.Size" and len(value.arguments) == 1:
+        value = value.arguments[0]
+    if not isinstance(value, (tuple, list)) or not all(_is_count(item) for item in value):
+        return None
+    return tuple(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63

@@ -1,0 +1,189 @@
+"""Finding the weights in what `torch.save` wrote: a state dict, alone or somewhere in a training checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recon_cli.checkpoints.pickles.nodes import Call, Global, Part, Path, items_of, path_text, walk
+from recon_cli.checkpoints.tensors import TORCH_DTYPES
+from recon_cli.checkpoints.torch_files.tensor_nodes import REBUILDERS, is_plain_tensor, is_storage_class, is_tensor
+from recon_cli.errors import ReconError, did_you_mean, listed, quoted
+
+PREFERRED = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
+"""What the weights are called in a training checkpoint, as far as people agree; the first one there is taken."""
+
+_OPTIMIZER = "param_groups"
+_BUFFERS = ("builtins.bytearray", "__builtin__.bytearray")
+
+ALLOWED = frozenset({
+    *REBUILDERS,
+    "collections.OrderedDict", "collections.defaultdict", "collections.Counter",
+    "builtins.set", "builtins.frozenset", "builtins.complex", "builtins.bytearray", "builtins.list", "builtins.dict",
+    "builtins.int", "__builtin__.set", "__builtin__.complex", "__builtin__.bytearray",
+    "_codecs.encode", "torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter",
+    "torch.nn.parameter.Buffer", "torch.serialization._get_layout",
+})  # fmt: skip
+"""What a checkpoint's pickle may call or name: containers, and what tensors are made with."""
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """A mapping from names to tensors within a file.
+
+    :ivar path: the way to it; empty if the file is nothing else.
+    :ivar items: its names and nodes.
+    """
+
+    path: Path
+    items: Sequence[tuple[object, object]]
+
+    @property
+    def key(self) -> str:
+        """Its path as `--key` takes it."""
+        return path_text(self.path)
+
+    @property
+    def tensors(self) -> list[tuple[str, object]]:
+        """The names and nodes of its tensors; others, such as the extra state of a module, are left out."""
+        return [(str(key), node) for key, node in self.items if is_tensor(node)]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A part of a file for which Recon does not open it.
+
+    :ivar path: where it is.
+    :ivar reason: what it is, completing `it is ...`.
+    """
+
+    path: Path
+    reason: str
+
+
+def choose_weights(root: object, what: str, key: str | None = None) -> StateDict:
+    """The weights of a file, and the check that nothing in the file is foreign.
+
+    :param what: what messages call the file.
+    :param key: the path of the weights. With it, the rest of the file may hold anything, since it is not read.
+    :raises ReconError: if there are none, or several that could be meant; if anything that is read is no plain data.
+    """
+    base: Path = () if key is None else _find(root, key, what)
+    part = follow(root, base)
+    foreign = refusals(part, what)
+    if foreign:
+        raise _foreign(Refusal((*base, *foreign[0].path), foreign[0].reason), root, what, key)
+    found = [StateDict((*base, *each.path), each.items) for each in state_dicts(part, what)]
+    if not found:
+        raise ReconError(
+            f"{what} holds no state dict: no mapping from names to tensors",
+            "save the weights: `torch.save(model.state_dict(), path)`",
+        )
+    chosen = preferred(found)
+    if chosen is None:
+        raise ReconError(
+            f"{what} holds several state dicts: {listed(each.key for each in found)}", "choose one with --key"
+        )
+    return chosen
+
+
+def state_dicts(root: object, what: str) -> list[StateDict]:
+    """Every mapping of which at least half is tensors by their names, and which is no part of an optimizer's state."""
+    found = []
+    optimizers: list[Path] = []
+    for path, node in walk(root, what, enter=_is_container):
+        items = items_of(node)
+        if items is None or any(path[: len(outer)] == outer for outer in optimizers):
+            continue
+        if any(key == _OPTIMIZER for key, _ in items):
+            optimizers.append(path)
+            continue
+        count = sum(is_tensor(value) for _, value in items)
+        if count and 2 * count >= len(items) and all(isinstance(key, str) for key, _ in items):
+            found.append(StateDict(path, items))
+    return found
+
+
+def preferred(found: Sequence[StateDict]) -> StateDict | None:
+    """The one among several state dicts that is called as the weights of a model usually are; None if none is."""
+    if len(found) == 1 or (found and not found[0].path):
+        return found[0]
+    for name in PREFERRED:
+        named = [each for each in found if each.path[-1] == name]
+        nearest = [each for each in named if len(each.path) == min(len(other.path) for other in named)]
+        if len(nearest) == 1:
+            return nearest[0]
+    return None
+
+
+def refusals(root: object, what: str) -> list[Refusal]:
+    """What is neither plain data nor a tensor."""
+    found = []
+    for path, node in walk(root, what, enter=lambda node: not is_plain_tensor(node)):
+        reason = None
+        if isinstance(node, Global):
+            reason = None if _is_allowed(node) else f"a {quoted(node.full_name)}"
+        elif isinstance(node, Call) and node.full_name is None:
+            reason = "what a computed function would give"
+        elif isinstance(node, Call) and node.full_name in _BUFFERS and any(isinstance(a, int) for a in node.arguments):
+            reason = "a buffer whose bytes are not in the file"
+        if reason:
+            found.append(Refusal(tuple(step for step in path if not isinstance(step, Part)), reason))
+    return found
+
+
+def follow(root: object, path: Path) -> object:
+    """The node at the end of a path."""
+    for step in path:
+        items = items_of(root)
+        root = dict(items)[step] if items is not None else root[step]  # type: ignore[index]
+    return root
+
+
+def _is_container(node: object) -> bool:
+    return isinstance(node, (dict, list, tuple)) or items_of(node) is not None
+
+
+def _is_allowed(name: Global) -> bool:
+    is_dtype = name.module == "torch" and name.name in TORCH_DTYPES
+    return name.full_name in ALLOWED or is_dtype or is_storage_class(name)
+
+
+def _find(root: object, key: str, what: str) -> Path:
+    """The path that a text means; names may hold dots themselves."""
+    path: list[object] = []
+    rest, node = key, root
+    while rest:
+        steps = _steps(node)
+        fitting = [step for step in steps if rest == str(step) or rest.startswith(f"{step}.")]
+        if not fitting:
+            known = [each.key for each in state_dicts(root, what) if each.path]
+            raise ReconError(
+                f"{what} has nothing under {quoted(key)}",
+                did_you_mean(key, known) or (f"its state dicts: {listed(known)}" if known else None),
+            )
+        step = max(fitting, key=lambda step: len(str(step)))
+        path.append(step)
+        node = follow(node, (step,))
+        rest = rest[len(str(step)) + 1 :]
+    return tuple(path)
+
+
+def _steps(node: object) -> list[object]:
+    items = items_of(node)
+    if items is not None:
+        return [key for key, _ in items]
+    return list(range(len(node))) if isinstance(node, (list, tuple)) else []
+
+
+def _foreign(refusal: Refusal, root: object, what: str, key: str | None) -> ReconError:
+    place = f"{quoted(path_text(refusal.path))} of {what}" if refusal.path else what
+    hint = "save the weights alone: `torch.save(model.state_dict(), path)`"
+    if key is None:
+        clean = [each for each in state_dicts(root, what) if each.path and not refusals(follow(root, each.path), what)]
+        chosen = preferred(clean) if clean else None
+        if chosen:
+            hint = f"pass `--key {chosen.key}` to take the weights alone; nothing else in the file is opened then"
+    return ReconError(
+        f"{place} is {refusal.reason}, which is neither plain data nor a tensor, so it is not opened", hint
+    )
