@@ -253,7 +253,7 @@ class TreeBranching:
         shape = self._tensors[name].shape
         for _, value in items_of(state) or []:
             view = _view(value) if is_tensor(value) else None
-            if view and view.shape and len(view.shape) == len(shape) and view.shape != shape:
+            if view and len(view.shape) == len(shape) and not _fits_into(view.shape, shape):
                 raise _UnknownOrderError("its moments have other shapes than the weights in their order")
 
     def _in_order(self, ids: object, keys: Mapping[object, str]) -> list[tuple[str, object]]:
@@ -305,6 +305,11 @@ def with_items(node: object, items: Sequence[tuple[object, object]]) -> object:
     new.update(items)
     new.built, new.state = node.built, node.state
     return new
+
+
+def _fits_into(moments: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether moments belong to a tensor of a shape; some optimizers keep only means over some dimensions."""
+    return all(own in (1, size) for own, size in zip(moments, shape, strict=True))
 
 
 def _view(node: object) -> TensorView | None:
