@@ -12,7 +12,7 @@ from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.publish import reserve, write_all
 from recon_cli.checkpoints.safetensors_source import MAX_HEADER_BYTES, METADATA
-from recon_cli.checkpoints.streaming import Place, Run, stream
+from recon_cli.checkpoints.streaming import FilePlace, Place, Run, stream
 from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor, TensorInfo
 from recon_cli.errors import ReconError, is_unicode, quoted
 
@@ -82,7 +82,9 @@ def write_safetensors(descriptor: int, source: CheckpointSource, places: Places,
     layout = SafetensorsLayout(placed(source.tensors, places))
     start = len(layout.header(metadata(unknown_digests(source))))
     reserve(descriptor, start + layout.bytes)
-    digests = copy_tensors(source, {name: Place(descriptor, start + at) for name, at in layout.offsets.items()}, places)
+    digests = copy_tensors(
+        source, {name: FilePlace(descriptor, start + at) for name, at in layout.offsets.items()}, places
+    )
     write_all(descriptor, layout.header(metadata(digests)), 0)
     return digests
 

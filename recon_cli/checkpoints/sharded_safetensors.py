@@ -16,7 +16,7 @@ from recon_cli.checkpoints.safetensors_writer import (
     placed,
 )
 from recon_cli.checkpoints.sharded_source import INDEX_SUFFIX
-from recon_cli.checkpoints.streaming import Place
+from recon_cli.checkpoints.streaming import FilePlace, Place
 from recon_cli.checkpoints.tensors import CheckpointSource, StoredTensor
 
 
@@ -57,7 +57,7 @@ class Shards:
             header = layout.header(shard_metadata)
             reserve(descriptor, len(header) + layout.bytes)
             write_all(descriptor, header, 0)
-            goals.update({name: Place(descriptor, len(header) + at) for name, at in layout.offsets.items()})
+            goals.update({name: FilePlace(descriptor, len(header) + at) for name, at in layout.offsets.items()})
         digests = copy_tensors(self._source, goals, self._places)
         write_all(descriptors[-1], self.index(index_metadata(digests)), 0)
         return digests

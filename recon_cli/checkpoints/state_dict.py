@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from recon_cli.checkpoints.extents import Ring
 from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.streaming import MemoryPlace, Run, stream
 from recon_cli.checkpoints.tensors import TORCH_DTYPES, StoredTensor
 from recon_cli.errors import ReconError, listed, quoted
 
@@ -23,26 +24,22 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, torch.Tenso
     :raises ReconError: if the file cannot be read or holds no state dict.
     """
     with open_checkpoint(path, key) as source:
-        state: dict[str, torch.Tensor] = {}
-        ring = Ring()
-        for tensor in source.tensors:
-            tied = source.ties.get(tensor.key)
-            state[tensor.key] = state[tied] if tied else _load(tensor, ring)
+        own = [tensor for tensor in source.tensors if tensor.key not in source.ties]
+        loaded = {tensor.key: torch.empty(tensor.bytes, dtype=torch.uint8) for tensor in own}
+        stream([_loading(tensor, loaded[tensor.key]) for tensor in own if tensor.bytes])
         source.check_unchanged()
-    return state
+        state = {tensor.key: _typed(tensor, loaded[tensor.key]) for tensor in own}
+        return {tensor.key: state[source.ties.get(tensor.key, tensor.key)] for tensor in source.tensors}
 
 
-def _load(tensor: StoredTensor, ring: Ring) -> torch.Tensor:
+def _loading(tensor: StoredTensor, data: torch.Tensor) -> Run:
+    buffer = memoryview((ctypes.c_char * tensor.bytes).from_address(data.data_ptr())).cast("B")
+    return Run(tensor.extent, tensor.begin, tensor.bytes, [MemoryPlace(buffer)], digest=False)
+
+
+def _typed(tensor: StoredTensor, data: torch.Tensor) -> torch.Tensor:
     if tensor.dtype not in _TYPES:
         raise ReconError(f"the tensor {quoted(tensor.key)} has the type {tensor.dtype}, which torch does not have")
-    data = torch.empty(tensor.bytes, dtype=torch.uint8)
-    at = -tensor.begin
-    for piece in tensor.extent.checked_pieces(ring):
-        lower, upper = max(at, 0), min(at + len(piece), tensor.bytes)
-        if lower < upper:
-            # The buffer of the pieces is used again, so its bytes are copied.
-            data[lower:upper] = torch.frombuffer(piece, dtype=torch.uint8)[lower - at : upper - at]
-        at += len(piece)
     return data.view(_TYPES[tensor.dtype]).view(tensor.shape)
 
 

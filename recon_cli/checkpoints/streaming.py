@@ -6,7 +6,9 @@ lock, so on two cores they take the time of the longer one.
 
 from __future__ import annotations
 
+import os
 import zlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,18 +16,61 @@ from dataclasses import dataclass
 
 from recon_cli.artifacts.digests import digest_text, new_digest
 from recon_cli.artifacts.publish import write_all
-from recon_cli.checkpoints.extents import RING, Extent, FileExtent, Ring
+from recon_cli.checkpoints.extents import PIECE_BYTES, RING, Extent, FileExtent, Ring
+
+_BEGIN_WRITING = 1 << 23
+"""The bytes of one place that the system is asked to write together."""
 
 _SMALL = 1 << 15
 """Below this, handing bytes to another thread costs more than to compute their sums."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where bytes are written: an offset in an open file."""
+class Place(ABC):
+    """Where bytes are written."""
 
-    descriptor: int
-    offset: int
+    @abstractmethod
+    def write(self, data: memoryview, done: int, *, last: bool) -> None:
+        """Write the next bytes.
+
+        :param done: how many came before them.
+        :param last: whether none come after them.
+        """
+
+
+class FilePlace(Place):
+    """An offset in an open file.
+
+    The system is asked early to begin writing to the disk, so that syncing the file at the end takes little time.
+    """
+
+    def __init__(self, descriptor: int, offset: int) -> None:
+        self._descriptor = descriptor
+        self._offset = offset
+        self._begun = 0
+
+    def write(self, data: memoryview, done: int, *, last: bool) -> None:
+        """Write the bytes into the file."""
+        write_all(self._descriptor, data, self._offset + done)
+        if done + len(data) - self._begun >= (PIECE_BYTES if last else _BEGIN_WRITING):
+            self._begin_writing(done + len(data))
+
+    def _begin_writing(self, done: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            # "Will not be needed" starts the writing of pages that have not been written; those stay in memory.
+            offset, length = self._offset + self._begun, done - self._begun
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+        self._begun = done
+
+
+class MemoryPlace(Place):
+    """A buffer that holds all the bytes."""
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
+
+    def write(self, data: memoryview, done: int, *, last: bool) -> None:  # noqa: ARG002 - it makes no difference
+        """Copy the bytes into the buffer."""
+        self._buffer[done : done + len(data)] = data
 
 
 @dataclass(frozen=True)
@@ -136,7 +181,8 @@ def _serve(
         while first < len(wanted) and _end(wanted[first]) <= begin:
             first += 1
         parts = [(crc, piece)] if crc.run.crc else []
-        for state in wanted[first:]:
+        for at in range(first, len(wanted)):
+            state = wanted[at]
             if state.run.begin >= end:
                 break
             lower, upper = max(state.run.begin, begin), min(_end(state), end)
@@ -146,7 +192,7 @@ def _serve(
         for state, part in parts:
             done = max(begin - state.run.begin, 0)
             for place in state.run.places:
-                write_all(place.descriptor, part, place.offset + done)
+                place.write(part, done, last=done + len(part) == state.run.bytes)
                 if advance is not None:
                     advance(len(part))
         begin = end

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recon_cli.checkpoints.extents import PIECE_BYTES, Extent, FileExtent, Ring
 from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.checkpoints.memory_source import TensorExtent
-from recon_cli.checkpoints.streaming import Place, Run, stream
+from recon_cli.checkpoints.streaming import FilePlace, Run, stream
 from recon_cli.errors import ReconError
 
 
@@ -56,7 +56,7 @@ def test_runs_that_overlap_each_get_their_bytes_from_one_reading(tmp_path_factor
         for begin, stop, places in wanted:
             goals = []
             for _ in range(places):
-                goals.append(Place(file.fileno(), end))
+                goals.append(FilePlace(file.fileno(), end))
                 expected += data[begin:stop]
                 end += stop - begin
             runs.append(Run(extent, begin, stop - begin, goals, crc=True))
@@ -78,7 +78,7 @@ def test_long_files_are_served_piece_by_piece_in_order(tmp_path):
         runs, offset = [], 0
         for block in blocks:
             extent = FileExtent(source, offset, len(block), crc=zlib.crc32(block), name="record")
-            places = [Place(file.fileno(), offset), Place(file.fileno(), offset + sum(map(len, blocks)))]
+            places = [FilePlace(file.fileno(), offset), FilePlace(file.fileno(), offset + sum(map(len, blocks)))]
             runs.append(Run(extent, 0, len(block), places))
             offset += len(block)
         sums = stream(list(reversed(runs)))

@@ -17,7 +17,7 @@ from recon_cli.checkpoints.archives.writing import ArchiveLayout
 from recon_cli.checkpoints.gathering import fills_a_range, row_major
 from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId
 from recon_cli.checkpoints.pickles.writing import write_pickle
-from recon_cli.checkpoints.streaming import Place, Run, stream
+from recon_cli.checkpoints.streaming import FilePlace, Run, stream
 from recon_cli.checkpoints.tensors import DTYPE_BITS, TORCH_DTYPES, CheckpointSource, StoredTensor
 from recon_cli.checkpoints.torch_files.content import TorchContent
 from recon_cli.checkpoints.torch_files.source import locate
@@ -102,7 +102,7 @@ class TorchFile:
         reserve(descriptor, self.bytes)
         digested = [Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in source.tensors]
         copied = [
-            replace(run, places=[Place(descriptor, self._archive.offsets[f"data/{number}"])])
+            replace(run, places=[FilePlace(descriptor, self._archive.offsets[f"data/{number}"])])
             for number, run in enumerate(self._runs)
         ]
         sums = stream([*digested, *copied])
