@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.prefixes import wrapper_prefix
 from recon_cli.checkpoints.streaming import MemoryPlace, Run, stream
 from recon_cli.checkpoints.tensors import TORCH_DTYPES, StoredTensor
 from recon_cli.errors import ReconError, listed, quoted
@@ -46,10 +47,15 @@ def _typed(tensor: StoredTensor, data: torch.Tensor) -> torch.Tensor:
 def load_into(model: nn.Module, path: Path) -> None:
     """Load a checkpoint into a module; both must have the same names and shapes.
 
+    What a wrapper put before the names, such as the `module.` of DistributedDataParallel, is passed over.
+
     :raises ReconError: naming what differs.
     """
     state = read_state_dict(path)
     own = model.state_dict(keep_vars=True)
+    prefix = wrapper_prefix(state)
+    if prefix != wrapper_prefix(own):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     # A file may leave out all names of a tied tensor but one.
     for names in tied_groups(own):
         held = [name for name in names if name in state]

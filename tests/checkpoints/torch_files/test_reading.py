@@ -92,3 +92,11 @@ def test_a_checkpoint_that_does_not_fit_a_model_says_where(tmp_path):
         torch.save(changed, tmp_path / "x.pt")
         with pytest.raises(ReconError, match=words):
             load_into(networks.two_tasks(), tmp_path / "x.pt")
+
+
+def test_a_checkpoint_of_a_wrapped_model_is_loaded_into_the_bare_one(tmp_path):
+    state = networks.two_tasks().state_dict()
+    torch.save({f"module._orig_mod.{key}": value + 1 for key, value in state.items()}, tmp_path / "x.pt")
+    model = networks.two_tasks()
+    load_into(model, tmp_path / "x.pt")
+    assert all(torch.equal(value, state[key] + 1) for key, value in model.state_dict().items())
