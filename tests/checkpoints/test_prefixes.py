@@ -11,6 +11,7 @@ from recon_cli.checkpoints.memory_source import TensorSource
 from recon_cli.checkpoints.prefixes import Unprefixed, prefix_before, wrapper_prefix
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_the_prefixes_of_real_wrappers_are_known():
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     compiled = torch.compile(network)
