@@ -53,7 +53,8 @@ def command(
     Beside OUT.safetensors, OUT.manifest.json says where every tensor went.
     """
     from recon_cli.artifacts.ranking import Ranking
-    from recon_cli.branching.split import SelectionRequest, SplitRequest, run_split
+    from recon_cli.branching.requests import SelectionRequest, SplitRequest
+    from recon_cli.branching.split import run_split
     from recon_cli.reporting.split import split_remarks, split_view
 
     sink = Output.choose(json=json, quiet=quiet)

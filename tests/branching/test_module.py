@@ -16,7 +16,8 @@ from torch import nn
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.branching.module import BranchedModel
-from recon_cli.branching.split import SelectionRequest, SplitRequest, split_checkpoint
+from recon_cli.branching.requests import SelectionRequest, SplitRequest
+from recon_cli.branching.split import split_checkpoint
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.errors import ReconError
 from recon_cli.layers.discovery import discover_layers
