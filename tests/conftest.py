@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import nn
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import ScoredLayer, Scores
@@ -167,6 +168,15 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
 def read_scores(path: Path) -> Scores:
     """Read a scores file."""
     return Scores.read(path)
+
+
+def layer_sizes(model: nn.Module) -> dict[str, int]:
+    """The parameters of every layer of a network without ties."""
+    sizes: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        layer = name.rpartition(".")[0]
+        sizes[layer] = sizes.get(layer, 0) + parameter.numel()
+    return sizes
 
 
 def read_ranking(path: Path) -> Ranking:

@@ -65,6 +65,9 @@ class Sizes(Record):
     after: Size
     split_parameters: int = Field(description="parameters of the split layers, counted once")
     shared_parameters: int | None = Field(description="parameters of all ranked layers, if a ranking was used")
+    wanted_parameters: int | None = Field(
+        default=None, description="parameters that the split layers of `random-parameters` were to have, else null"
+    )
 
 
 class SourceCheckpoint(Record):
@@ -75,11 +78,18 @@ class SourceCheckpoint(Record):
     digest: str = Field(description="SHA-256 over the names, types, shapes and digests of its tensors")
 
 
+Policy = Literal["top-k", "min-score", "budget", "layers", "random-layers", "random-parameters", "first-k", "last-k"]
+
+
 class Selection(Record):
     """How the split layers were chosen."""
 
-    policy: Literal["top-k", "min-score", "budget", "layers"]
+    policy: Policy
     argument: str
+    granularity: Literal["layer", "module"] = Field(
+        default="layer", description="whether layers were chosen, or whole modules of them"
+    )
+    seed: int | None = Field(default=None, description="of a random policy; null for the others")
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
 
 

@@ -32,6 +32,9 @@ class RankedLayer(Record):
     aliases: tuple[str, ...] = ()
     parameters: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = Field(default=None, description="tasks whose losses reach the layer")
+    position: int | None = Field(
+        default=None, ge=1, description="its place among the ranked layers as the model registers them, from 1"
+    )
 
 
 class RankingSource(Record):
@@ -67,6 +70,9 @@ class Ranking(Document):
         scores = [layer.score for layer in self.layers]
         if scores != sorted(scores, reverse=True):
             raise ValueError("the layers do not stand in the order of falling scores")
+        positions = [layer.position for layer in self.layers]
+        if any(positions) and sorted(place or 0 for place in positions) != list(range(1, len(positions) + 1)):
+            raise ValueError("the positions of the layers are not those from 1 to their number")
         return self
 
     @property

@@ -2,54 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from recon_cli.artifacts.manifest import SplitLayer
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
 from recon_cli.branching.parameters import ParameterTable, count, count_bytes
 from recon_cli.branching.plan import split_per_task
 from recon_cli.branching.requests import SelectionRequest
-from recon_cli.errors import ReconError
+from recon_cli.errors import ReconError, did_you_mean, quoted
+from recon_cli.layers.names import modules_of
 from recon_cli.ranking import selection as policies
+from recon_cli.ranking.candidates import Candidate, candidates_of, in_network_order
 from recon_cli.ranking.selection import Budget, Cost
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layers that a policy chose.
+
+    :ivar layers: each with a branch for every task that reaches it.
+    :ivar wanted_parameters: how many parameters they were to have, if the policy matches a number.
+    """
+
+    layers: tuple[SplitLayer, ...]
+    wanted_parameters: int | None = None
 
 
 def choose(
     wish: SelectionRequest, ranking: Ranking | None, parameters: ParameterTable, tasks: tuple[str, ...]
-) -> tuple[SplitLayer, ...]:
-    """The layers that are split, each with a branch for every task that reaches it.
+) -> Choice:
+    """Choose the layers that are split.
 
-    :raises ReconError: if the policy needs a ranking and there is none, or finds no layer.
+    :raises ReconError: if the policy needs a ranking and there is none, or finds nothing.
     """
-    known = {layer.name: layer for layer in ranking.layers} if ranking else {}
-    return tuple(
-        split_per_task(name, known[name].aliases, tasks, known[name].tasks)
-        if name in known
-        else split_per_task(name, (), tasks)
-        for name in _names(wish, ranking, parameters, tasks)
-    )
-
-
-def _names(
-    wish: SelectionRequest, ranking: Ranking | None, parameters: ParameterTable, tasks: tuple[str, ...]
-) -> tuple[str, ...]:
     if wish.layers is not None:
-        first_names = {alias: layer.name for layer in (ranking.layers if ranking else ()) for alias in layer.aliases}
-        # Two names of one tied layer are one layer.
-        return tuple(dict.fromkeys(first_names.get(name, name) for name in policies.explicit(wish.layers)))
+        return Choice(_named_layers(wish, wish.layers, ranking, parameters, tasks))
     if ranking is None:
         raise ReconError(
             "there is no ranking to choose the layers from",
             "pass --ranking, or name the layers with --layers",
         )
+    candidates = candidates_of(ranking, wish.granularity)
+    chosen = _apply_policy(wish, candidates, ranking, parameters, tasks)
+    wanted = None
+    if wish.random_parameters is not None:
+        wanted = sum(_size(candidate, parameters) for candidate in candidates[: wish.random_parameters])
+    return Choice(tuple(_split(layer, tasks) for candidate in chosen for layer in candidate.layers), wanted)
+
+
+def _apply_policy(
+    wish: SelectionRequest,
+    candidates: Sequence[Candidate],
+    ranking: Ranking,
+    parameters: ParameterTable,
+    tasks: tuple[str, ...],
+) -> tuple[Candidate, ...]:
     if wish.top_k is not None:
-        return policies.top_k(ranking, wish.top_k)
+        return policies.top_k(candidates, wish.top_k)
     if wish.min_score is not None:
-        return policies.min_score(ranking, wish.min_score)
+        return policies.min_score(candidates, wish.min_score)
+    if wish.random_layers is not None:
+        return policies.random_layers(candidates, wish.random_layers, wish.seed or 0)
+    if wish.random_parameters is not None:
+        sizes = {candidate.name: _size(candidate, parameters) for candidate in candidates}
+        return policies.random_parameters(candidates, wish.random_parameters, sizes, wish.seed or 0)
+    if wish.first_k is not None:
+        return policies.first_k(in_network_order(candidates, _positions(ranking, parameters)), wish.first_k)
+    if wish.last_k is not None:
+        return policies.last_k(in_network_order(candidates, _positions(ranking, parameters)), wish.last_k)
     assert wish.budget is not None
-    costs = {layer.name: _cost(layer, parameters, tasks) for layer in ranking.layers}
-    return policies.within_budget(ranking, Budget.parse(wish.budget), costs, count(parameters.all()))
+    costs = {candidate.name: _cost(candidate, parameters, tasks) for candidate in candidates}
+    return policies.within_budget(candidates, Budget.parse(wish.budget), costs, count(parameters.all()))
 
 
-def _cost(layer: RankedLayer, parameters: ParameterTable, tasks: tuple[str, ...]) -> Cost:
-    own = parameters.of_layers((layer.name, *layer.aliases))
-    added = len(layer.tasks or tasks) - 1
-    return Cost(count(own) * added, count_bytes(own) * added)
+def _named_layers(
+    wish: SelectionRequest,
+    named: Sequence[str],
+    ranking: Ranking | None,
+    parameters: ParameterTable,
+    tasks: tuple[str, ...],
+) -> tuple[SplitLayer, ...]:
+    ranked = {layer.name: layer for layer in ranking.layers} if ranking else {}
+    names = policies.explicit(named)
+    if wish.granularity == "module":
+        own = ranked or [name for name in parameters.layers.keys if parameters.of_layers([name])]
+        names = _inside(names, modules_of(own))
+    first_names = {alias: layer.name for layer in ranked.values() for alias in layer.aliases}
+    # Two names of one tied layer are one layer.
+    distinct = dict.fromkeys(first_names.get(name, name) for name in names)
+    return tuple(
+        _split(ranked[name], tasks) if name in ranked else split_per_task(name, (), tasks) for name in distinct
+    )
+
+
+def _inside(names: Sequence[str], modules: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    for name in names:
+        if name not in modules:
+            raise ReconError(f"no module {quoted(name)} holds layers that can be split", did_you_mean(name, modules))
+    return tuple(layer for name in names for layer in modules[name])
+
+
+def _split(layer: RankedLayer, tasks: tuple[str, ...]) -> SplitLayer:
+    return split_per_task(layer.name, layer.aliases, tasks, layer.tasks)
+
+
+def _positions(ranking: Ranking, parameters: ParameterTable) -> dict[str, int]:
+    """For each ranked layer, its place in the network's order; without that, in the checkpoint's.
+
+    :raises ReconError: if the checkpoint's order is that of the names, which says nothing.
+    """
+    known = {layer.name: layer.position for layer in ranking.layers if layer.position is not None}
+    if known:
+        return known
+    if parameters.has_lost_order:
+        raise ReconError(
+            "the order of the network's layers is not known: the ranking does not hold it, and the checkpoint lists "
+            "its tensors by name",
+            "rank the scores of a profile, or split the state dict that `torch.save` wrote",
+        )
+    places = {name: place for place, name in enumerate(parameters.layers.keys, start=1)}
+    return {
+        layer.name: min(places[name] for name in (layer.name, *layer.aliases) if name in places)
+        for layer in ranking.layers
+    }
+
+
+def _parameters(candidate: Candidate, parameters: ParameterTable) -> list[tuple[RankedLayer, int, int]]:
+    """For each layer of a candidate, its parameters and their bytes in the checkpoint."""
+    found = [(layer, parameters.of_layers((layer.name, *layer.aliases))) for layer in candidate.layers]
+    return [(layer, count(own), count_bytes(own)) for layer, own in found]
+
+
+def _size(candidate: Candidate, parameters: ParameterTable) -> int:
+    return sum(size for _, size, _ in _parameters(candidate, parameters))
+
+
+def _cost(candidate: Candidate, parameters: ParameterTable, tasks: tuple[str, ...]) -> Cost:
+    parts = _parameters(candidate, parameters)
+    return Cost(
+        sum(size * (len(layer.tasks or tasks) - 1) for layer, size, _ in parts),
+        sum(size * (len(layer.tasks or tasks) - 1) for layer, _, size in parts),
+    )

@@ -22,8 +22,22 @@ class ParameterTable:
     def __init__(self, source: CheckpointSource, ranking: Ranking | None) -> None:
         self.tensors = {tensor.key: tensor for tensor in source.tensors}
         self.layers = LayerTable.of(self.tensors)
+        self._format = source.FORMAT
         self._ties = source.ties
         self._known = _known_parameters(ranking, self.tensors)
+
+    @property
+    def has_lost_order(self) -> bool:
+        """Whether the tensors of each type stand in the order of their names, in a safetensors file.
+
+        That is how safetensors' own writer puts them, whatever the order of the network.
+        """
+        last: dict[str, str] = {}
+        for key, tensor in self.tensors.items():
+            if key < last.get(tensor.dtype, ""):
+                return False
+            last[tensor.dtype] = key
+        return self._format == "safetensors"
 
     def all(self) -> list[TensorInfo]:
         """The parameters of the checkpoint."""

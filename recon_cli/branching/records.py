@@ -68,16 +68,22 @@ def manifest_of(
 
 def selection_record(wish: SelectionRequest, ranking: Ranking | None) -> Selection:
     """How the layers were chosen."""
-    policy, argument = wish.described()
     return Selection(
-        policy=policy,
-        argument=argument,
+        policy=wish.policy,
+        argument=wish.argument,
+        granularity=wish.granularity,
+        seed=wish.drawn_with,
         ranking_digest=None if ranking is None else digest_bytes(ranking.to_bytes()),
     )
 
 
-def sizes_of(parameters: ParameterTable, plan: BranchingPlan, ranking: Ranking | None) -> Sizes:
-    """The checkpoint's size before and after the split."""
+def sizes_of(
+    parameters: ParameterTable, plan: BranchingPlan, ranking: Ranking | None, wanted_parameters: int | None
+) -> Sizes:
+    """The checkpoint's size before and after the split.
+
+    :param wanted_parameters: how many parameters the policy was to choose, if it matches a number.
+    """
     own, tensors = parameters.all(), parameters.tensors.values()
     times = {key: len(places) for key, places in plan.places.items()}
     shared = None
@@ -99,6 +105,7 @@ def sizes_of(parameters: ParameterTable, plan: BranchingPlan, ranking: Ranking |
         ),
         split_parameters=count(parameters.among(plan.copies)),
         shared_parameters=shared,
+        wanted_parameters=wanted_parameters,
     )
 
 

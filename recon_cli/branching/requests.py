@@ -4,38 +4,69 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
+from recon_cli.artifacts.manifest import Policy
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import ReconError, number
+from recon_cli.layers.names import Granularity
+
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+RANDOM_POLICIES: tuple[Policy, ...] = ("random-layers", "random-parameters")
 
 
 @dataclass(frozen=True)
 class SelectionRequest:
-    """How the user chose the layers: exactly one of these is set."""
+    """How the user chose the layers.
+
+    Exactly one of the policies is set; they are called like the options.
+
+    :ivar seed: of a random policy; None for 0.
+    """
 
     top_k: int | None = None
     min_score: float | None = None
     budget: str | None = None
     layers: tuple[str, ...] | None = None
+    random_layers: int | None = None
+    random_parameters: int | None = None
+    first_k: int | None = None
+    last_k: int | None = None
+    seed: int | None = None
+    granularity: Granularity = "layer"
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.top_k, self.min_score, self.budget, self.layers) if value is not None]
+        given = [policy for policy in POLICIES if self._argument(policy) is not None]
         if len(given) != 1:
+            options = ", ".join(f"--{policy}" for policy in POLICIES[:-1])
             raise ReconError(
                 f"{len(given)} ways to choose the layers are given; exactly one is needed",
-                "pass one of --top-k, --min-score, --budget and --layers",
+                f"pass one of {options} and --{POLICIES[-1]}",
             )
+        if self.seed is not None and given[0] not in RANDOM_POLICIES:
+            raise ReconError(f"--seed is given, but --{given[0]} draws nothing at random", "leave --seed out")
 
-    def described(self) -> tuple[Literal["top-k", "min-score", "budget", "layers"], str]:
-        """The policy and its argument, as the manifest names them."""
-        if self.top_k is not None:
-            return "top-k", str(self.top_k)
-        if self.min_score is not None:
-            return "min-score", number(self.min_score)
-        if self.budget is not None:
-            return "budget", self.budget
-        return "layers", ",".join(self.layers or ())
+    @property
+    def policy(self) -> Policy:
+        """The policy, as the manifest names it."""
+        return next(policy for policy in POLICIES if self._argument(policy) is not None)
+
+    @property
+    def argument(self) -> str:
+        """The policy's argument, as the manifest writes it."""
+        value = self._argument(self.policy)
+        if isinstance(value, tuple):
+            return ",".join(value)
+        return value if isinstance(value, str) else number(value or 0)
+
+    @property
+    def drawn_with(self) -> int | None:
+        """The seed of a random policy; None for the others."""
+        return (self.seed or 0) if self.policy in RANDOM_POLICIES else None
+
+    def _argument(self, policy: Policy) -> int | float | str | tuple[str, ...] | None:
+        value: int | float | str | tuple[str, ...] | None = getattr(self, policy.replace("-", "_"))
+        return value
 
 
 @dataclass(frozen=True)

@@ -110,10 +110,10 @@ class _Split:
         tasks = tasks_of(request)
         parameters = ParameterTable(source, ranking)
         self._untouched = check_ranking(ranking, parameters, request.checkpoint) if ranking else ()
-        layers = choose(request.selection, ranking, parameters, tasks)
-        self.plan = plan_branching(parameters.tensors, layers, tasks)
+        choice = choose(request.selection, ranking, parameters, tasks)
+        self.plan = plan_branching(parameters.tensors, choice.layers, tasks)
         check_ties(self.plan, source.ties)
-        self._sizes = sizes_of(parameters, self.plan, ranking)
+        self._sizes = sizes_of(parameters, self.plan, ranking, choice.wanted_parameters)
         self._selection = selection_record(request.selection, ranking)
 
     def result(self, document: Manifest | SplitPlan) -> SplitResult:

@@ -9,6 +9,7 @@ import typer
 
 from recon_cli.cli.options import Force, Json, Quiet
 from recon_cli.cli.output import Output
+from recon_cli.layers.names import Granularity
 
 
 def command(
@@ -39,6 +40,34 @@ def command(
         str | None,
         typer.Option("--layers", metavar="A,B", help="Split these layers; needs no ranking."),
     ] = None,
+    random_layers: Annotated[
+        int | None,
+        typer.Option("--random-layers", metavar="K", help="Split K random layers (the paper's RSL)."),
+    ] = None,
+    random_parameters: Annotated[
+        int | None,
+        typer.Option(
+            "--random-parameters",
+            metavar="K",
+            help="Split random layers with as many parameters as the first K of the ranking (the paper's RSP).",
+        ),
+    ] = None,
+    first_k: Annotated[
+        int | None,
+        typer.Option("--first-k", metavar="K", help="Split the first K ranked layers of the network."),
+    ] = None,
+    last_k: Annotated[
+        int | None,
+        typer.Option("--last-k", metavar="K", help="Split the last K ranked layers of the network."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="The seed of a random choice; default 0.", show_default=False),
+    ] = None,
+    granularity: Annotated[
+        Granularity,
+        typer.Option("--granularity", help="What is ranked, chosen and split as a whole."),
+    ] = "layer",
     tasks: Annotated[
         str | None,
         typer.Option("--tasks", metavar="A,B", help="The tasks; default: those of the ranking.", show_default=False),
@@ -60,7 +89,18 @@ def command(
     sink = Output.choose(json=json, quiet=quiet)
     request = SplitRequest(
         checkpoint=checkpoint,
-        selection=SelectionRequest(top_k, min_score, budget, _comma_separated(layers)),
+        selection=SelectionRequest(
+            top_k=top_k,
+            min_score=min_score,
+            budget=budget,
+            layers=_comma_separated(layers),
+            random_layers=random_layers,
+            random_parameters=random_parameters,
+            first_k=first_k,
+            last_k=last_k,
+            seed=seed,
+            granularity=granularity,
+        ),
         ranking=None if ranking is None else Ranking.read(ranking),
         tasks=_comma_separated(tasks),
         ranking_file=ranking,

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
+
+Granularity = Literal["layer", "module"]
+"""What is ranked and split as a whole: a layer, or all layers of a module."""
 
 _PARAMETRIZATIONS = "parametrizations"
 
@@ -29,6 +33,22 @@ def layer_of(key: str) -> str:
         at = parts.index(_PARAMETRIZATIONS)
         return ".".join(parts[:at]) if at else parts[1]
     return ".".join(parts[:-1]) or key
+
+
+def modules_of(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The modules that hold layers, each with its layers, both in the order given.
+
+    `layer3.0.conv1` and `layer3.0.bn1` belong to `layer3.0`. A layer that has others directly inside it is a module
+    with them (`attn` with `attn.out_proj`), and one that lies in the root module is a module by itself. So every layer
+    belongs to one module: `layer3.0.downsample.0` to `layer3.0.downsample`.
+    """
+    layers = tuple(layers)
+    holding = {name.rpartition(".")[0] for name in layers}
+    groups: dict[str, list[str]] = {}
+    for name in layers:
+        module = name if name in holding else name.rpartition(".")[0] or name
+        groups.setdefault(module, []).append(name)
+    return {module: tuple(names) for module, names in groups.items()}
 
 
 def is_parameter(key: str, dtype: str) -> bool:

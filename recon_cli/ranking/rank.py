@@ -37,6 +37,7 @@ def rank(
         cosines.check_of(scores)
         counts = {layer.name: cosines.conflicts(layer.name, severity, stage) for layer in scores.layers}
     total = sum(counts.values())
+    positions = {layer.name: position for position, layer in enumerate(scores.layers, start=1)}
     ranked = []
     for layer in sorted(scores.layers, key=lambda layer: -counts[layer.name]):
         count, pairs = counts[layer.name], scores.pairs(layer, stage)
@@ -56,6 +57,7 @@ def rank(
                 aliases=layer.aliases,
                 parameters=layer.parameters,
                 tasks=layer.tasks,
+                position=positions[layer.name],
             )
         )
     return Ranking(

@@ -1,4 +1,4 @@
-"""Which layers are split: the policies that choose from a ranking."""
+"""Which layers are split: the policies that choose from a ranking, and the paper's controls."""
 
 from __future__ import annotations
 
@@ -6,34 +6,90 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from recon_cli.artifacts.ranking import Ranking
-from recon_cli.errors import ReconError, number, quoted
+from recon_cli.errors import ReconError, counted, number, quoted
+from recon_cli.ranking.candidates import Candidate
+from recon_cli.ranking.random_choice import matching_subset, shuffled
 from recon_cli.sizes import BYTE_UNITS, split_unit
 
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6}
 
 
-def top_k(ranking: Ranking, k: int) -> tuple[str, ...]:
-    """The first k layers of a ranking.
+def top_k(candidates: Sequence[Candidate], k: int) -> tuple[Candidate, ...]:
+    """The first k candidates of a ranking (the paper's choice).
 
-    :raises ReconError: if the ranking has not so many layers.
+    :param candidates: by falling score.
+    :raises ReconError: if there are not so many.
     """
-    if not 1 <= k <= len(ranking.layers):
-        raise ReconError(f"--top-k {k} is out of range: the ranking holds {len(ranking.layers)} layers")
-    return ranking.names[:k]
+    _check_count("--top-k", k, candidates)
+    return tuple(candidates[:k])
 
 
-def min_score(ranking: Ranking, score: float) -> tuple[str, ...]:
-    """The layers whose score is at least `score`.
+def first_k(candidates: Sequence[Candidate], k: int) -> tuple[Candidate, ...]:
+    """The first k candidates of the network (a control of the paper's Table 11).
 
+    :param candidates: in the network's order.
+    :raises ReconError: if there are not so many.
+    """
+    _check_count("--first-k", k, candidates)
+    return tuple(candidates[:k])
+
+
+def last_k(candidates: Sequence[Candidate], k: int) -> tuple[Candidate, ...]:
+    """The last k candidates of the network (a control of the paper's Table 11), in its order.
+
+    :param candidates: in the network's order.
+    :raises ReconError: if there are not so many.
+    """
+    _check_count("--last-k", k, candidates)
+    return tuple(candidates[-k:])
+
+
+def random_layers(candidates: Sequence[Candidate], k: int, seed: int) -> tuple[Candidate, ...]:
+    """k candidates drawn uniformly (RSL, the paper's Table 7), in ranked order.
+
+    :raises ReconError: if there are not so many.
+    """
+    _check_count("--random-layers", k, candidates)
+    drawn = set(shuffled((candidate.name for candidate in candidates), seed)[:k])
+    return tuple(candidate for candidate in candidates if candidate.name in drawn)
+
+
+def random_parameters(
+    candidates: Sequence[Candidate], k: int, sizes: Mapping[str, int], seed: int
+) -> tuple[Candidate, ...]:
+    """Random candidates with as many parameters as the first k of the ranking (RSP, the paper's Table 7).
+
+    :param candidates: by falling score.
+    :param sizes: the parameters of each.
+    :raises ReconError: if there are not so many, or the first k have no parameters.
+    """
+    _check_count("--random-parameters", k, candidates)
+    wanted = sum(sizes[candidate.name] for candidate in candidates[:k])
+    if not wanted:
+        raise ReconError(f"the first {counted(k, candidates[0].kind)} of the ranking have no parameters to match")
+    drawn = matching_subset({candidate.name: sizes[candidate.name] for candidate in candidates}, wanted, seed)
+    return tuple(candidate for candidate in candidates if candidate.name in drawn)
+
+
+def min_score(candidates: Sequence[Candidate], score: float) -> tuple[Candidate, ...]:
+    """The candidates whose score is at least `score`.
+
+    :param candidates: by falling score.
     :raises ReconError: if there is none.
     """
-    chosen = tuple(layer.name for layer in ranking.layers if layer.score >= score)
+    chosen = tuple(candidate for candidate in candidates if candidate.score >= score)
     if not chosen:
+        highest = candidates[0]
         raise ReconError(
-            f"no layer has a score of {number(score)} or more; the highest is {number(ranking.layers[0].score)}"
+            f"no {highest.kind} has a score of {number(score)} or more; the highest is {number(highest.score)}"
         )
     return chosen
+
+
+def _check_count(option: str, k: int, candidates: Sequence[Candidate]) -> None:
+    if not 1 <= k <= len(candidates):
+        held = counted(len(candidates), candidates[0].kind)
+        raise ReconError(f"{option} {k} is out of range: the ranking holds {held}")
 
 
 @dataclass(frozen=True)
@@ -70,43 +126,46 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cost:
-    """What splitting a layer adds to a model: its copies but one."""
+    """What splitting a candidate adds to a model: its copies but one."""
 
     parameters: int
     bytes: int
 
 
 def within_budget(
-    ranking: Ranking, budget: Budget, costs: Mapping[str, Cost], model_parameters: int
-) -> tuple[str, ...]:
-    """Walk down the ranking and take every layer with conflicts whose copies still fit.
+    candidates: Sequence[Candidate], budget: Budget, costs: Mapping[str, Cost], model_parameters: int
+) -> tuple[Candidate, ...]:
+    """Walk down the ranking and take everything with conflicts whose copies still fit.
 
-    :param costs: what each ranked layer adds.
+    :param candidates: by falling score.
+    :param costs: what each of them adds.
     :param model_parameters: what a percentage is of.
-    :raises ReconError: if not even one layer fits.
+    :raises ReconError: if not even one fits.
     """
     limit = budget.amount / 100 * model_parameters if budget.unit == "percent" else budget.amount
-    chosen: list[str] = []
+    chosen: list[Candidate] = []
     spent = 0
-    for layer in ranking.layers:
-        cost = costs[layer.name]
+    for candidate in candidates:
+        cost = costs[candidate.name]
         price = cost.bytes if budget.unit == "bytes" else cost.parameters
-        if layer.score > 0 and spent + price <= limit:
-            chosen.append(layer.name)
+        if candidate.score > 0 and spent + price <= limit:
+            chosen.append(candidate)
             spent += price
     if not chosen:
-        raise ReconError("the budget is too small for any layer that has conflicts", "raise `--budget`")
+        raise ReconError(f"the budget is too small for any {candidates[0].kind} that has conflicts", "raise `--budget`")
     return tuple(chosen)
 
 
 def explicit(names: Sequence[str]) -> tuple[str, ...]:
-    """Layers that the user named.
+    """Layers or modules that the user named.
 
     :raises ReconError: if one is named twice or is empty.
     """
+    seen: set[str] = set()
     for name in names:
         if not name:
             raise ReconError("--layers holds an empty name", "separate the names by single commas")
-        if names.count(name) > 1:
+        if name in seen:
             raise ReconError(f"--layers names {quoted(name)} twice")
+        seen.add(name)
     return tuple(names)

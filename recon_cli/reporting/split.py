@@ -35,6 +35,13 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
 
 def split_remarks(result: SplitResult) -> Iterable[str]:
     """What is worth saying about a split besides."""
+    sizes, selection = result.document.sizes, result.document.selection
+    if sizes.wanted_parameters:
+        off = percent(abs(sizes.split_parameters - sizes.wanted_parameters) / sizes.wanted_parameters)
+        yield (
+            f"the random {selection.granularity}s have {sizes.split_parameters:,} parameters; "
+            f"{sizes.wanted_parameters:,} were wanted, {off} off"
+        )
     if result.untouched:
         yield f"the ranking does not know {listed(result.untouched)}; kept as they are"
     if result.without_conflicts:

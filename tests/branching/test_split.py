@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.checkpoints.saving import save_state_dict
@@ -95,8 +95,6 @@ def test_the_same_inputs_give_the_same_bytes(recon, ranking, checkpoint):
 
 
 def test_metadata_of_the_source_is_kept(recon, checkpoint):
-    from safetensors.torch import save_file
-
     save_file(load_file(checkpoint), "tagged.safetensors", {"epoch": "7"})
     recon("split", "tagged.safetensors", "--layers", "conv", *TASKS, "-o", "b.safetensors").succeeds()
     with safe_open("b.safetensors", "pt") as file:
@@ -141,6 +139,89 @@ def test_a_checkpoint_is_selected_from_in_every_way(recon, ranking, checkpoint):
                                 stdin=ranking.read_text()).succeeds().err  # fmt: skip
 
 
+def names_of(result) -> list[str]:
+    return [layer["name"] for layer in result.succeeds().document["layers"]]
+
+
+def test_the_order_of_the_network_comes_from_the_profile(recon, ranking, checkpoint):
+    # The file's own order would be that of the names.
+    save_file(load_file(checkpoint), "sorted.safetensors")
+    split = ["split", "sorted.safetensors", "--ranking", ranking, "--dry-run", "--json"]
+    assert names_of(recon(*split, "--first-k", 2)) == ["conv", "norm"]
+    assert names_of(recon(*split, "--last-k", 2)) == ["body.0", "body.2"]
+
+
+def test_without_a_profile_it_comes_from_the_checkpoint_if_that_has_kept_it(recon):
+    state = {f"{name}.weight": torch.zeros(2) for name in ("stem", "body", "neck")}
+    torch.save(state, "model.pt")
+    save_state_dict(state, Path("kept.safetensors"))
+    save_file(state, "sorted.safetensors")
+    Path("plain.json").write_text('{"body": 3, "neck": 2, "stem": 1}')
+    arguments = ["--ranking", "plain.json", *TASKS, "--first-k", 1, "--dry-run", "--json"]
+    assert names_of(recon("split", "model.pt", *arguments)) == ["stem"]
+    assert names_of(recon("split", "kept.safetensors", *arguments)) == ["stem"]
+    recon("split", "sorted.safetensors", *arguments).refuses("order of the network's layers is not known")
+
+
+def test_random_layers_are_repeated_by_their_seed(recon, ranking, checkpoint):
+    split = ["split", checkpoint, "--ranking", ranking, "--dry-run", "--json", "--random-layers", 2]
+    drawn = [tuple(names_of(recon(*split, "--seed", seed))) for seed in range(12)]
+    assert drawn == [tuple(names_of(recon(*split, "--seed", seed))) for seed in range(12)]
+    assert len(set(drawn)) > 1
+    assert all(len(set(chosen)) == 2 for chosen in drawn)
+    assert tuple(names_of(recon(*split))) == drawn[0]
+    selection = recon(*split, "--seed", 5).document["selection"]
+    assert (selection["policy"], selection["argument"], selection["seed"]) == ("random-layers", "2", 5)
+
+
+def test_random_parameters_say_how_well_they_match(recon):
+    torch.manual_seed(0)
+    save_state_dict(resnet18().state_dict(), Path("resnet18.safetensors"))
+    arguments = ["--ranking", AUTHORS_RANKING, "--random-parameters", 25, *TASKS, "--dry-run", "--json"]
+    result = recon("split", "resnet18.safetensors", *arguments).succeeds()
+    sizes = result.document["sizes"]
+    assert sizes["wanted_parameters"] == 160_192
+    assert abs(sizes["split_parameters"] - 160_192) <= 160
+    assert f"random layers have {sizes['split_parameters']:,} parameters; 160,192 were wanted" in result.err
+    assert recon("split", "resnet18.safetensors", "--ranking", AUTHORS_RANKING, "--top-k", 25, *TASKS, "--dry-run",
+                 "--json").succeeds().document["sizes"]["wanted_parameters"] is None  # fmt: skip
+
+
+MODULES = {
+    ("--top-k", 2): ["stem", "block.0.conv", "block.0.norm"],
+    ("--min-score", 6): ["stem", "block.0.conv", "block.0.norm"],
+    ("--budget", 5): ["block.0.conv", "block.0.norm"],
+    ("--layers", "block.0"): ["block.0.conv", "block.0.norm"],
+    ("--first-k", 1): ["block.1.conv", "block.1.norm"],
+    ("--last-k", 2): ["stem", "block.0.conv", "block.0.norm"],
+    ("--random-parameters", 2): None,
+    ("--random-layers", 1): None,
+}
+
+
+@pytest.mark.parametrize("policy", MODULES)
+def test_modules_are_split_as_a_whole(recon, policy):
+    sizes = {"block.1.norm": 2, "block.1.conv": 30, "stem": 7, "block.0.norm": 2, "block.0.conv": 3}
+    torch.save({f"{name}.weight": torch.zeros(size) for name, size in sizes.items()}, "model.pt")
+    scores = {"stem": 10, "block.0.conv": 9, "block.0.norm": 5, "block.1.conv": 4, "block.1.norm": 1}
+    Path("plain.json").write_text(json.dumps(scores))
+    arguments = ["split", "model.pt", "--ranking", "plain.json", *policy, "--granularity", "module", *TASKS]
+    manifest = recon(*arguments, "-o", "b.safetensors", "--json").succeeds().document
+    chosen = [layer["name"] for layer in manifest["layers"]]
+    assert manifest["selection"]["granularity"] == "module"
+    for block in ("block.0", "block.1"):
+        assert (f"{block}.conv" in chosen) == (f"{block}.norm" in chosen)
+    assert MODULES[policy] in (None, chosen)
+    assert_same(load_file("b.safetensors"), expected_of(torch.load("model.pt", weights_only=True), chosen))
+    recon("verify", "b.safetensors", "--source", "model.pt").succeeds()
+
+
+def test_modules_are_named_without_a_ranking(recon, checkpoint):
+    arguments = ["split", checkpoint, *TASKS, "--granularity", "module", "--dry-run", "--json", "--layers"]
+    assert names_of(recon(*arguments, "body,conv")) == ["body.0", "body.2", "conv"]
+    recon(*arguments, "boby").refuses("no module `boby` holds layers that can be split", "did you mean `body`?")
+
+
 def test_layers_without_conflicts_are_pointed_out(recon, checkpoint):
     Path("r.json").write_text('{"conv": 3, "norm": 0, "body.0": 0, "body.2": 0}')
     arguments = ["split", checkpoint, "--ranking", "r.json", "--top-k", 2, *TASKS, "--dry-run"]
@@ -167,6 +248,7 @@ def test_tied_layers_are_split_together_or_refused(recon):
 REFUSED = {
     "no selection": ([], "0 ways to choose the layers"),
     "two selections": (["--top-k", "1", "--layers", "conv"], "2 ways to choose the layers"),
+    "a seed for nothing": (["--layers", "conv", "--seed", "1"], "--seed is given, but --layers draws nothing"),
     "no output": (["--layers", "conv", *TASKS], "no output is named"),
     "no ranking": (["--top-k", "1", *TASKS, "-o", "b.safetensors"], "no ranking to choose the layers from"),
     "no tasks": (["--layers", "conv", "-o", "b.safetensors"], "no tasks are named"),
@@ -202,6 +284,8 @@ def test_wrong_use_is_refused_and_leaves_nothing(recon, checkpoint, kind):
 WITH_RANKING = {
     "k too large": (["--top-k", "5"], "--top-k 5 is out of range: the ranking holds 4 layers"),
     "k zero": (["--top-k", "0"], "--top-k 0 is out of range"),
+    "too many at random": (["--random-layers", "5"], "--random-layers 5 is out of range: the ranking holds 4 layers"),
+    "too many modules": (["--first-k", "4", "--granularity", "module"], "the ranking holds 3 modules"),
     "a score nobody has": (["--min-score", "1000"], "no layer has a score of 1000"),
     "a small budget": (["--budget", "1"], "the budget is too small"),
     "a budget that is none": (["--budget", "lots"], "the budget `lots` is neither"),

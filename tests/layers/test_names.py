@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recon_cli.layers.names import LayerTable, is_parameter, layer_of
+from recon_cli.layers.names import LayerTable, is_parameter, layer_of, modules_of
 from recon_cli.tasks import branch_ids
 
 
@@ -56,3 +58,22 @@ def test_branch_ids_are_identifiers_and_different():
         "a_b_2", "a_b_3", "a_b", "t1st", "t_", "größe",
     )  # fmt: skip
     assert branch_ids(["class", "training", "_modules", "type"]) == ("tclass", "ttraining", "t_modules", "type")
+
+
+def test_layers_belong_to_the_module_around_them():
+    body = ["body.0.conv", "body.0.down.0", "body.0.bn", "body.1.attn", "body.1.attn.out", "body.1.attn.out.x.y"]
+    assert modules_of(["stem", *body]) == {
+        "stem": ("stem",),
+        "body.0": ("body.0.conv", "body.0.bn"),
+        "body.0.down": ("body.0.down.0",),
+        "body.1.attn": ("body.1.attn", "body.1.attn.out"),
+        "body.1.attn.out.x": ("body.1.attn.out.x.y",),
+    }
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map(".".join), unique=True))
+def test_every_layer_belongs_to_one_module(layers):
+    modules = modules_of(layers)
+    assert sorted(layer for group in modules.values() for layer in group) == sorted(layers)
+    for module, group in modules.items():
+        assert all(layer == module or layer.rpartition(".")[0] == module for layer in group)
