@@ -25,6 +25,8 @@ class SharedError(ReconError):
 
 def printable(text: str) -> str:
     """`text` with every character that could move or colour a terminal written as an escape sequence."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -31,11 +31,13 @@ class SafetensorsSource(CheckpointSource):
         self._path = path
         self._file = InputFile(path)
         try:
-            header, self._start = self._read_header()
+            header, start = self._read_header()
             self.metadata: Mapping[str, str] = self._take_metadata(header)
+            # One extent for all, so that many small tensors are read together.
+            self._data = FileExtent(self._file, start, self._file.size - start)
             tensors = [self._tensor(key, entry) for key, entry in header.items()]
             # An empty tensor stands before the one that begins at the same place.
-            self.tensors = tuple(sorted(tensors, key=lambda t: (_offset(t), t.bytes)))
+            self.tensors = tuple(sorted(tensors, key=lambda t: (t.begin, t.bytes)))
             self._check_layout()
         except BaseException:
             self._file.close()
@@ -83,8 +85,7 @@ class SafetensorsSource(CheckpointSource):
         if _overflows(shape):
             raise self._broken(f"the shape of tensor {name} is too large")
         begin, end = offsets
-        extent = FileExtent(self._file, self._start + begin, end - begin)
-        tensor = StoredTensor(key, dtype, tuple(shape), extent)
+        tensor = StoredTensor(key, dtype, tuple(shape), self._data, begin)
         if tensor.size * SAFETENSORS_BITS[dtype] != 8 * (end - begin):
             raise self._broken(f"tensor {name} takes {end - begin} bytes, but its shape needs {tensor.bytes}")
         return tensor
@@ -92,22 +93,15 @@ class SafetensorsSource(CheckpointSource):
     def _check_layout(self) -> None:
         end = 0
         for tensor in self.tensors:
-            begin = _offset(tensor) - self._start
-            if begin != end:
-                fault = "overlaps the one before it" if begin < end else "leaves a gap before it"
+            if tensor.begin != end:
+                fault = "overlaps the one before it" if tensor.begin < end else "leaves a gap before it"
                 raise self._broken(f"tensor {quoted(tensor.key)} {fault}")
             end += tensor.bytes
-        found = self._file.size - self._start
-        if end != found:
-            raise self._broken(f"its header describes {end} bytes of tensors, but {found} follow")
+        if end != self._data.bytes:
+            raise self._broken(f"its header describes {end} bytes of tensors, but {self._data.bytes} follow")
 
     def _broken(self, reason: str) -> ReconError:
         return ReconError(f"{quoted(self._path)} is not a valid safetensors file: {reason}")
-
-
-def _offset(tensor: StoredTensor) -> int:
-    assert isinstance(tensor.extent, FileExtent)
-    return tensor.extent.offset
 
 
 def _overflows(shape: list[int]) -> bool:
