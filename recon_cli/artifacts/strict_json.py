@@ -9,6 +9,8 @@ from typing import Any
 from recon_cli.errors import ReconError, quoted
 
 _TOO_LARGE = 1 << 64
+_COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_SPACED = json.JSONEncoder(separators=(", ", ": "), allow_nan=False)
 
 
 def parse(data: bytes, source: str) -> Any:
@@ -47,10 +49,33 @@ def parse(data: bytes, source: str) -> Any:
 
 
 def encode(content: object, *, indent: int | None) -> bytes:
-    """The bytes of a JSON document, with a newline at its end; plain ASCII, so safe to print."""
-    separators = (",", ":") if indent is None else (",", ": ")
-    text = json.dumps(content, indent=indent, separators=separators, allow_nan=False, ensure_ascii=True)
-    return text.encode("ascii") + b"\n"
+    """The bytes of a JSON document, with a newline at its end; plain ASCII, so safe to print.
+
+    :param indent: the margin of a document with a line for each of its parts, and for each of their entries; None for
+        one line in all.
+    """
+    if indent is None:
+        return _COMPACT.encode(content).encode("ascii") + b"\n"
+    if not isinstance(content, dict):
+        return _SPACED.encode(content).encode("ascii") + b"\n"
+    # Python's own indented form is written without its accelerator, ten times as slowly.
+    margin = " " * indent
+    parts = [f"{margin}{_SPACED.encode(key)}: {_item_lines(value, margin)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode("ascii")
+
+
+def _item_lines(value: object, margin: str) -> str:
+    """A part of a document; the entries of an object, and the items of a list of objects, each have a line."""
+    if isinstance(value, dict) and value:
+        items = [f"{_SPACED.encode(key)}: {_SPACED.encode(item)}" for key, item in value.items()]
+        opening, closing = "{", "}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = [_SPACED.encode(item) for item in value]
+        opening, closing = "[", "]"
+    else:
+        return _SPACED.encode(value)
+    inner = f",\n{margin}{margin}".join(items)
+    return f"{opening}\n{margin}{margin}{inner}\n{margin}{closing}"
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

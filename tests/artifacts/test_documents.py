@@ -69,3 +69,12 @@ def test_the_published_schema_is_that_of_the_code(kind: type[Document]):
     from docs.make_schemas import schema_path, schema_text
 
     assert schema_path(kind).read_text() == schema_text(kind), "run `make schemas`"
+
+
+def test_every_record_of_a_document_has_a_line():
+    content = {"schema": "x/1", "sizes": {"before": {"a": 1}, "after": {}}, "tensors": [{"key": "w"}, {"key": "v"}]}
+    assert strict_json.encode(content, indent=2).decode() == (
+        '{\n  "schema": "x/1",\n'
+        '  "sizes": {\n    "before": {"a": 1},\n    "after": {}\n  },\n'
+        '  "tensors": [\n    {"key": "w"},\n    {"key": "v"}\n  ]\n}\n'
+    )
