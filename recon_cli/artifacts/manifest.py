@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -93,17 +94,43 @@ class Selection(Record):
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
 
 
+class PlannedSource(SourceCheckpoint):
+    """The checkpoint that a plan was made for; with another one it is not carried out."""
+
+    metadata_digest: str = Field(description="SHA-256 of the text that the file carries besides its tensors, as JSON")
+
+
+class PlannedOutput(Record):
+    """What a split writes."""
+
+    bytes: int = Field(description="size of the branched checkpoint")
+    manifest_bytes: int = Field(description="size of the manifest beside it")
+    free_bytes: int | None = Field(description="free space of the output's file system; null if no output was named")
+
+    @property
+    def total(self) -> int:
+        """Bytes of both files."""
+        return self.bytes + self.manifest_bytes
+
+
 class SplitPlan(Document):
-    """What `recon split` would do to a checkpoint."""
+    """What `recon split` would do to a checkpoint; `recon split --plan` carries it out."""
 
     SCHEMA: ClassVar[str] = "recon.plan/1"
-    MADE_BY: ClassVar[str] = "recon split --dry-run"
+    MADE_BY: ClassVar[str] = "recon split --dry-run --json"
 
     tasks: tuple[str, ...]
     layers: tuple[SplitLayer, ...]
-    tensors: tuple[PlannedTensor, ...]
+    tensors: tuple[PlannedTensor, ...] = Field(description="every tensor of the source, in its order")
     sizes: Sizes
+    source: PlannedSource
     selection: Selection
+    output: PlannedOutput
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SplitPlan:
+        _check_consistent(self.tasks, self.layers, self.tensors)
+        return self
 
 
 class Manifest(Document):
@@ -126,14 +153,18 @@ class Manifest(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        if not self.layers:
-            raise ValueError("no layer is split")
-        for layer in self.layers:
-            placed = [task for branch in layer.branches for task in branch.tasks]
-            if sorted(placed) != sorted(self.tasks):
-                raise ValueError(f"the branches of layer {layer.name!r} are no partition of the tasks")
-        keys = [record.key for record in self.tensors]
-        places = [place for record in self.tensors for place in record.places]
-        if len(set(keys)) < len(keys) or len(set(places)) < len(places):
-            raise ValueError("a tensor is named twice")
+        _check_consistent(self.tasks, self.layers, self.tensors)
         return self
+
+
+def _check_consistent(tasks: Sequence[str], layers: Sequence[SplitLayer], tensors: Sequence[PlannedTensor]) -> None:
+    if not layers:
+        raise ValueError("no layer is split")
+    for layer in layers:
+        placed = [task for branch in layer.branches for task in branch.tasks]
+        if sorted(placed) != sorted(tasks):
+            raise ValueError(f"the branches of layer {layer.name!r} are no partition of the tasks")
+    keys = [record.key for record in tensors]
+    places = [place for record in tensors for place in record.places]
+    if len(set(keys)) < len(keys) or len(set(places)) < len(places):
+        raise ValueError("a tensor is named twice")

@@ -52,7 +52,7 @@ class ParameterTable:
         return self.among(key for name in names for key in self.layers.keys.get(name, ()))
 
     def _is_parameter(self, key: str) -> bool:
-        known = self._known.get(layer_of(key))
+        known = self._known.get(layer_of(key)) if self._known else None
         if known is not None:
             return key in known
         return key not in self._ties and is_parameter(key, self.tensors[key].dtype)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
-from recon_cli.artifacts.manifest import Policy
+from recon_cli.artifacts.manifest import Policy, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import ReconError, number
 from recon_cli.layers.names import Granularity
@@ -78,3 +78,49 @@ class SplitRequest:
     ranking: Ranking | None
     tasks: tuple[str, ...] | None
     ranking_file: Path | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read, which no output replaces."""
+        return (self.checkpoint,) if self.ranking_file is None else (self.checkpoint, self.ranking_file)
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A plan that is to be carried out."""
+
+    checkpoint: Path
+    plan: SplitPlan
+    plan_file: Path
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that are read, which no output replaces."""
+        return (self.checkpoint, self.plan_file)
+
+
+def read_request(
+    checkpoint: Path,
+    *,
+    plan: Path | None = None,
+    ranking: Path | None = None,
+    tasks: tuple[str, ...] | None = None,
+    **selection: Any,
+) -> SplitRequest | PlanRequest:
+    """What the options of `recon split` ask for; None stands for an option that is not given.
+
+    :param selection: the fields of :class:`SelectionRequest`.
+    :raises ReconError: if a file cannot be read, or the options contradict each other.
+    """
+    given = {name: value for name, value in selection.items() if value is not None}
+    if plan is None:
+        document = None if ranking is None else Ranking.read(ranking)
+        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking)
+    others = [name for name, value in (("ranking", ranking), ("tasks", tasks)) if value is not None] + list(given)
+    if others:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise ReconError(
+            f"--plan is given beside {options}, but a plan says itself which layers are split",
+            "leave the others out, or make a new plan with them",
+        )
+    return PlanRequest(checkpoint, SplitPlan.read(plan), plan)

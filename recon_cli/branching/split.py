@@ -1,39 +1,45 @@
-"""Splitting a checkpoint: what was asked is planned and checked in full, then the branched file is written."""
+"""Splitting a checkpoint: what was asked is decided and checked in full, then the branched file is written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from recon_cli.artifacts import strict_json
+from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.artifacts.manifest import Manifest, PlannedOutput, SourceCheckpoint, SplitPlan
 from recon_cli.artifacts.publish import check_output, publishing, write_all
-from recon_cli.branching.choosing import choose
-from recon_cli.branching.matching import check_ranking, check_unbranched, tasks_of
-from recon_cli.branching.parameters import ParameterTable
-from recon_cli.branching.plan import check_ties, plan_branching
-from recon_cli.branching.records import manifest_of, plan_document, selection_record, sizes_of
-from recon_cli.branching.requests import SplitRequest
+from recon_cli.branching.applying import check_content, decide_by_plan
+from recon_cli.branching.decision import Decision, decide
+from recon_cli.branching.identity import digests_of, identity_of
+from recon_cli.branching.records import manifest_of, plan_document
+from recon_cli.branching.requests import PlanRequest, SplitRequest
+from recon_cli.branching.room import check_room, output_record
 from recon_cli.checkpoints.opening import open_checkpoint
-from recon_cli.checkpoints.safetensors_writer import write_safetensors
+from recon_cli.checkpoints.safetensors_writer import Digests, unknown_digests
 from recon_cli.checkpoints.tensors import CheckpointSource
+from recon_cli.checkpoints.writing import Carried, SafetensorsWriter
 from recon_cli.errors import ReconError, quoted
+
+Announce = Callable[[PlannedOutput], None]
+"""Told what will be written, before it is."""
+
+_ANY_NAME = Path("branched.safetensors")
 
 
 @dataclass(frozen=True)
 class SplitResult:
     """What a split did, or would do.
 
-    :ivar document: the manifest, or in a dry run the plan.
-    :ivar untouched: layers of the checkpoint that the ranking does not know; they stay as they are.
-    :ivar without_conflicts: split layers whose score is 0.
+    :ivar output: what is written.
+    :ivar document: the manifest; in a dry run the plan, or None if that was not asked for.
     """
 
-    document: Manifest | SplitPlan
-    untouched: tuple[str, ...]
-    without_conflicts: tuple[str, ...]
+    decision: Decision
+    output: PlannedOutput
+    document: Manifest | SplitPlan | None
 
 
 def manifest_path(branched: Path) -> Path:
@@ -41,31 +47,57 @@ def manifest_path(branched: Path) -> Path:
     return branched.with_name(f"{branched.stem}.manifest.json")
 
 
-def run_split(request: SplitRequest, output: Path | None, *, dry_run: bool, overwrite: bool) -> SplitResult:
+def run_split(
+    request: SplitRequest | PlanRequest,
+    output: Path | None,
+    *,
+    dry_run: bool,
+    overwrite: bool,
+    with_plan: bool = True,
+    announce: Announce | None = None,
+) -> SplitResult:
     """Plan a split, or carry it out.
 
+    :param with_plan: whether a dry run makes the document, for which it reads the whole checkpoint once.
     :raises ReconError: if it is to be carried out and there is no output.
     """
     if dry_run:
-        if output is not None:
-            _check_outputs(request, output, overwrite=overwrite)
-        return plan_split(request)
+        return plan_split(request, output, overwrite=overwrite, with_plan=with_plan)
     if output is None:
         raise ReconError("no output is named", "pass `-o branched.safetensors`, or --dry-run to write nothing")
-    return split_checkpoint(request, output, overwrite=overwrite)
+    return split_checkpoint(request, output, overwrite=overwrite, announce=announce)
 
 
-def plan_split(request: SplitRequest) -> SplitResult:
+def plan_split(
+    request: SplitRequest | PlanRequest,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    with_plan: bool = True,
+) -> SplitResult:
     """Plan a split without writing anything.
 
+    :param output: where it is to be written, if that is to be checked as well.
+    :param with_plan: whether the document is made, for which the whole checkpoint is read once: it holds a digest.
     :raises ReconError: for whatever would make the split fail.
     """
+    if output is not None:
+        _check_outputs(request, output, overwrite=overwrite)
     with open_checkpoint(request.checkpoint) as source:
-        split = _Split(request, source)
-        return split.result(split.plan_document())
+        split = _Split(request, source, output)
+        document = None
+        if with_plan:
+            digests = digests_of(source)
+            source.check_unchanged()
+            found = identity_of(source, request.checkpoint, digests)
+            split.check(found)
+            document = plan_document(source, found, split.decision, split.planned)
+        return SplitResult(split.decision, split.planned, document)
 
 
-def split_checkpoint(request: SplitRequest, output: Path, *, overwrite: bool = False) -> SplitResult:
+def split_checkpoint(
+    request: SplitRequest | PlanRequest, output: Path, *, overwrite: bool = False, announce: Announce | None = None
+) -> SplitResult:
     """Write the branched checkpoint and, beside it, its manifest.
 
     Tensors of layers that are not split are copied bit for bit; every copy of a split layer starts equal to it.
@@ -75,67 +107,77 @@ def split_checkpoint(request: SplitRequest, output: Path, *, overwrite: bool = F
     """
     beside = _check_outputs(request, output, overwrite=overwrite)
     with open_checkpoint(request.checkpoint) as source:
-        split = _Split(request, source)
+        split = _Split(request, source, output)
+        if announce is not None:
+            announce(split.planned)
         with publishing([output, beside], overwrite=overwrite) as (branched, sidecar):
-            digests = write_safetensors(branched.descriptor, source, split.plan.places, split.metadata)
-            manifest = split.manifest(digests)
-            write_all(sidecar.descriptor, manifest.to_bytes(), 0)
-        return split.result(manifest)
+            digests = split.writer.write([branched.descriptor])
+            made = split.manifest(digests)
+            split.check(made.document.source)
+            write_all(sidecar.descriptor, made.beside(), 0)
+        return SplitResult(split.decision, split.planned, made.document)
 
 
-def _check_outputs(request: SplitRequest, output: Path, *, overwrite: bool) -> Path:
+def _check_outputs(request: SplitRequest | PlanRequest, output: Path, *, overwrite: bool) -> Path:
     """Refuse outputs that could not be written, and return the path of the manifest."""
     if output == STANDARD_STREAM:
         raise ReconError("a checkpoint is not written to standard output", "name a file: `-o branched.safetensors`")
-    inputs = [path for path in (request.checkpoint, request.ranking_file) if path is not None]
-    check_output(output, overwrite=overwrite, inputs=inputs)
+    check_output(output, overwrite=overwrite, inputs=request.inputs)
     if output.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
         raise ReconError(
             f"the branched checkpoint is written as safetensors, but {quoted(output)} is named like a torch file",
             f"name it {quoted(output.with_suffix('.safetensors'))}",
         )
     beside = manifest_path(output)
-    check_output(beside, overwrite=overwrite, inputs=inputs)
+    check_output(beside, overwrite=overwrite, inputs=request.inputs)
     return beside
 
 
-class _Split:
-    """One split of one open checkpoint, checked in full before anything is written."""
+class _Made:
+    """A manifest and its plain data, from which both of its forms are written."""
 
-    def __init__(self, request: SplitRequest, source: CheckpointSource) -> None:
+    def __init__(self, manifest: Manifest) -> None:
+        self.document = manifest
+        self._content = manifest.to_json()
+
+    def beside(self) -> bytes:
+        """The manifest as it stands in a file of its own."""
+        return strict_json.encode(self._content, indent=Manifest.INDENT)
+
+    def inside(self) -> str:
+        """The manifest as the branched file carries it."""
+        return strict_json.encode(self._content, indent=None).decode("ascii").rstrip()
+
+
+class _Split:
+    """One split of one open checkpoint, checked in full before anything is written, but for the tensors' values.
+
+    :ivar decision: what is done.
+    :ivar planned: what is written; there is room for it.
+    :ivar writer: writes the branched file.
+    """
+
+    def __init__(self, request: SplitRequest | PlanRequest, source: CheckpointSource, output: Path | None) -> None:
         self._request = request
         self._source = source
-        ranking = request.ranking
-        check_unbranched(source, request.checkpoint)
-        tasks = tasks_of(request)
-        parameters = ParameterTable(source, ranking)
-        self._untouched = check_ranking(ranking, parameters, request.checkpoint) if ranking else ()
-        choice = choose(request.selection, ranking, parameters, tasks)
-        self.plan = plan_branching(parameters.tensors, choice.layers, tasks)
-        check_ties(self.plan, source.ties)
-        self._sizes = sizes_of(parameters, self.plan, ranking, choice.wanted_parameters)
-        self._selection = selection_record(request.selection, ranking)
+        self.decision = decide_by_plan(request, source) if isinstance(request, PlanRequest) else decide(request, source)
+        unknown = unknown_digests(source)
+        blank = SourceCheckpoint(name=request.checkpoint.name, format=source.FORMAT, digest=PLACEHOLDER)
+        self._made = (unknown, _Made(manifest_of(source, blank, unknown, self.decision)))
+        carried = Carried(Manifest.METADATA_KEY, lambda digests: self.manifest(digests).inside())
+        self.writer = SafetensorsWriter(output or _ANY_NAME, source, self.decision.plan.places, carried)
+        self.planned = output_record(self.writer.bytes(), len(self._made[1].beside()), output)
+        if output is not None:
+            check_room(self.planned, output)
 
-    def result(self, document: Manifest | SplitPlan) -> SplitResult:
-        """The manifest or plan, and what is worth saying besides."""
-        ranking = self._request.ranking
-        idle = {layer.name for layer in ranking.layers if layer.score == 0} if ranking else set()
-        return SplitResult(
-            document=document,
-            untouched=self._untouched,
-            without_conflicts=tuple(layer.name for layer in self.plan.layers if layer.name in idle),
-        )
+    def check(self, found: SourceCheckpoint) -> None:
+        """Refuse values that are not those of the plan which is carried out."""
+        if isinstance(self._request, PlanRequest):
+            check_content(self._request, found)
 
-    def plan_document(self) -> SplitPlan:
-        """What would be done."""
-        return plan_document(self._source, self.plan, self._sizes, self._selection)
-
-    def manifest(self, digests: Mapping[str, str]) -> Manifest:
-        """What was done."""
-        name = self._request.checkpoint.name
-        return manifest_of(self._source, name, digests, self.plan, self._sizes, self._selection)
-
-    def metadata(self, digests: Mapping[str, str]) -> dict[str, str]:
-        """What the branched file carries besides its tensors."""
-        manifest = strict_json.encode(self.manifest(digests).to_json(), indent=None).decode("ascii").rstrip()
-        return {"format": "pt", **self._source.metadata, Manifest.METADATA_KEY: manifest}
+    def manifest(self, digests: Digests) -> _Made:
+        """What was done. The last one is kept: of a hundred thousand tensors it takes a second to make."""
+        if self._made[0] != digests:
+            found = identity_of(self._source, self._request.checkpoint, digests)
+            self._made = (digests, _Made(manifest_of(self._source, found, digests, self.decision)))
+        return self._made[1]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.verification import Verification
+from recon_cli.branching.identity import digests_of
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.sniffing import sniff_format
-from recon_cli.checkpoints.streaming import Run, stream
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -50,8 +50,8 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
 
 def _digested(source: CheckpointSource) -> dict[str, tuple[TensorInfo, str]]:
     """Every tensor of a checkpoint with the digest of its bytes."""
-    sums = stream([Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in source.tensors])
-    return {tensor.key: (tensor, found.digest or "") for tensor, found in zip(source.tensors, sums, strict=True)}
+    digests = digests_of(source)
+    return {tensor.key: (tensor, digests[tensor.key]) for tensor in source.tensors}
 
 
 def _source_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[str]:

@@ -54,15 +54,16 @@ class Output:
         mode = Mode.JSON if json else Mode.QUIET if quiet else Mode.TEXT
         return cls(mode, taken=to == STANDARD_STREAM)
 
-    def result(self, document: Document, view: View) -> None:
+    def result(self, document: Document | None, view: View) -> None:
         """Give the result of a command.
 
-        :param document: the result, which `--json` prints.
+        :param document: the result, which `--json` prints; None where that is not asked for.
         :param view: how people are shown it.
         """
         if self._taken or self._mode is Mode.QUIET:
             return
         if self._mode is Mode.JSON:
+            assert document is not None
             document.write(STANDARD_STREAM)
             return
         console = make_console(sys.stdout)

@@ -9,9 +9,11 @@ import typer
 
 from recon_cli.cli.options import Force, Json, Quiet
 from recon_cli.cli.output import Output
+from recon_cli.collector import paused_collector
 from recon_cli.layers.names import Granularity
 
 
+@paused_collector()
 def command(
     checkpoint: Annotated[
         Path, typer.Argument(metavar="CHECKPOINT", help="A state dict: .safetensors, or .pt/.pth of tensors.")
@@ -65,14 +67,23 @@ def command(
         typer.Option("--seed", metavar="N", help="The seed of a random choice; default 0.", show_default=False),
     ] = None,
     granularity: Annotated[
-        Granularity,
-        typer.Option("--granularity", help="What is ranked, chosen and split as a whole."),
-    ] = "layer",
+        Granularity | None,
+        typer.Option(
+            "--granularity", help="What is ranked, chosen and split as a whole; default layer.", show_default=False
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option("--tasks", metavar="A,B", help="The tasks; default: those of the ranking.", show_default=False),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be done, and write nothing; with --json, as a plan."),
+    ] = False,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Carry out this plan; - is standard input."),
+    ] = None,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,32 +92,36 @@ def command(
 
     Beside OUT.safetensors, OUT.manifest.json says where every tensor went.
     """
-    from recon_cli.artifacts.ranking import Ranking
-    from recon_cli.branching.requests import SelectionRequest, SplitRequest
+    from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
-    from recon_cli.reporting.split import split_remarks, split_view
+    from recon_cli.reporting.split import announcement, split_remarks, split_view
 
     sink = Output.choose(json=json, quiet=quiet)
-    request = SplitRequest(
-        checkpoint=checkpoint,
-        selection=SelectionRequest(
-            top_k=top_k,
-            min_score=min_score,
-            budget=budget,
-            layers=_comma_separated(layers),
-            random_layers=random_layers,
-            random_parameters=random_parameters,
-            first_k=first_k,
-            last_k=last_k,
-            seed=seed,
-            granularity=granularity,
-        ),
-        ranking=None if ranking is None else Ranking.read(ranking),
+    request = read_request(
+        checkpoint,
+        plan=plan,
+        ranking=ranking,
         tasks=_comma_separated(tasks),
-        ranking_file=ranking,
+        top_k=top_k,
+        min_score=min_score,
+        budget=budget,
+        layers=_comma_separated(layers),
+        random_layers=random_layers,
+        random_parameters=random_parameters,
+        first_k=first_k,
+        last_k=last_k,
+        seed=seed,
+        granularity=granularity,
     )
-    result = run_split(request, output, dry_run=dry_run, overwrite=force)
-    for remark in split_remarks(result):
+    result = run_split(
+        request,
+        output,
+        dry_run=dry_run,
+        overwrite=force,
+        with_plan=json,
+        announce=lambda planned: sink.note(announcement(planned)),
+    )
+    for remark in split_remarks(result.decision):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
+from recon_cli.artifacts.manifest import PlannedOutput
+from recon_cli.branching.decision import Decision
 from recon_cli.branching.split import SplitResult
 from recon_cli.errors import counted, listed
 from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
@@ -13,10 +15,9 @@ from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
 
 def split_view(result: SplitResult) -> Iterable[RenderableType]:
     """Which layers are split, and the sizes before and after."""
-    document = result.document
-    sizes = document.sizes
-    yield f"{counted(len(document.layers), 'layer')} split for {', '.join(document.tasks)}:"
-    for layer in document.layers:
+    plan, sizes = result.decision.plan, result.decision.sizes
+    yield f"{counted(len(plan.layers), 'layer')} split for {', '.join(plan.tasks)}:"
+    for layer in plan.layers:
         names = " = ".join((layer.name, *layer.aliases))
         yield f"  {names}"
     yield ""
@@ -31,19 +32,25 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     else:
         share = sizes.split_parameters / max(sizes.before.parameters, 1)
         yield f"split: {sizes.split_parameters:,} parameters, {percent(share)} of the model's"
+    yield f"to write: {megabytes(result.output.bytes)}, and a manifest of {megabytes(result.output.manifest_bytes)}"
 
 
-def split_remarks(result: SplitResult) -> Iterable[str]:
+def split_remarks(decision: Decision) -> Iterable[str]:
     """What is worth saying about a split besides."""
-    sizes, selection = result.document.sizes, result.document.selection
+    sizes = decision.sizes
     if sizes.wanted_parameters:
         off = percent(abs(sizes.split_parameters - sizes.wanted_parameters) / sizes.wanted_parameters)
         yield (
-            f"the random {selection.granularity}s have {sizes.split_parameters:,} parameters; "
+            f"the random {decision.selection.granularity}s have {sizes.split_parameters:,} parameters; "
             f"{sizes.wanted_parameters:,} were wanted, {off} off"
         )
-    if result.untouched:
-        yield f"the ranking does not know {listed(result.untouched)}; kept as they are"
-    if result.without_conflicts:
-        idle = result.without_conflicts
+    if decision.untouched:
+        yield f"the ranking does not know {listed(decision.untouched)}; kept as they are"
+    if decision.without_conflicts:
+        idle = decision.without_conflicts
         yield f"{counted(len(idle), 'split layer')} without conflicts: {listed(idle)}"
+
+
+def announcement(planned: PlannedOutput) -> str:
+    """What is said before a split is written."""
+    return f"writing {megabytes(planned.total)}"

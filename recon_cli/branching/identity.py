@@ -1,0 +1,35 @@
+"""What makes a checkpoint the one that it was: its tensors, their values, and the text beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from recon_cli.artifacts import strict_json
+from recon_cli.artifacts.digests import digest_bytes
+from recon_cli.artifacts.manifest import SourceCheckpoint
+from recon_cli.checkpoints.streaming import Run, stream
+from recon_cli.checkpoints.tensors import CheckpointSource
+
+
+def digests_of(source: CheckpointSource) -> dict[str, str]:
+    """The digest of every tensor's bytes; the whole checkpoint is read."""
+    sums = stream([Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in source.tensors])
+    return {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}
+
+
+def identity_of(source: CheckpointSource, checkpoint: Path, digests: Mapping[str, str]) -> SourceCheckpoint:
+    """What a manifest says of its source: one digest over the names, types, shapes and digests of all tensors.
+
+    :param checkpoint: its path.
+    :param digests: the digests of its tensors.
+    """
+    lines = [f"{t.key}\0{t.dtype}\0{list(t.shape)}\0{digests[t.key]}\n" for t in source.tensors]
+    return SourceCheckpoint(
+        name=checkpoint.name, format=source.FORMAT, digest=digest_bytes("".join(sorted(lines)).encode())
+    )
+
+
+def metadata_digest(source: CheckpointSource) -> str:
+    """The digest of the text that a checkpoint carries besides its tensors."""
+    return digest_bytes(strict_json.encode(dict(sorted(source.metadata.items())), indent=None))
