@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 from recon_cli.errors import ReconError, quoted
 
 _TOO_LARGE = 1 << 64
+_MANY_DIGITS = re.compile(rb"[0-9]{19}")
 _COMPACT = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _SPACED = json.JSONEncoder(separators=(", ", ": "), allow_nan=False)
 
@@ -28,7 +30,8 @@ def parse(data: bytes, source: str) -> Any:
             object_pairs_hook=_refuse_duplicates,
             parse_constant=_refuse_constant,
             parse_float=_refuse_overflow,
-            parse_int=_refuse_large,
+            # Few documents have numbers of so many digits, and to look at each number takes time.
+            parse_int=_refuse_large if _MANY_DIGITS.search(data) else None,
         )
         if b"\\ud" in data.lower():
             # An escaped half of a character parses, but is no text that could be written again.
@@ -70,12 +73,21 @@ def _item_lines(value: object, margin: str) -> str:
         items = [f"{_SPACED.encode(key)}: {_SPACED.encode(item)}" for key, item in value.items()]
         opening, closing = "{", "}"
     elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = [_SPACED.encode(item) for item in value]
+        items = _encoded_items(value)
         opening, closing = "[", "]"
     else:
         return _SPACED.encode(value)
     inner = f",\n{margin}{margin}".join(items)
     return f"{opening}\n{margin}{margin}{inner}\n{margin}{closing}"
+
+
+def _encoded_items(items: list[Any]) -> list[str]:
+    """The items of a list of objects, each encoded."""
+    # One call for all is twice as fast. If it can be cut into as many pieces as there are items, no cut is wrong.
+    pieces = _SPACED.encode(items)[2:-2].split("}, {")
+    if len(pieces) == len(items):
+        return ["{" + piece + "}" for piece in pieces]
+    return [_SPACED.encode(item) for item in items]
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

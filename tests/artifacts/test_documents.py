@@ -72,9 +72,12 @@ def test_the_published_schema_is_that_of_the_code(kind: type[Document]):
 
 
 def test_every_record_of_a_document_has_a_line():
-    content = {"schema": "x/1", "sizes": {"before": {"a": 1}, "after": {}}, "tensors": [{"key": "w"}, {"key": "v"}]}
+    content = {"schema": "x/1", "sizes": {"before": {"a": 1}, "after": {}}, "tensors": [{"key": "w"}, {"key": "v"}],
+               "branches": [{"of": [{}, {"a": 2}]}, {"of": []}], "odd": [{"key": "}, {"}, {}]}  # fmt: skip
     assert strict_json.encode(content, indent=2).decode() == (
         '{\n  "schema": "x/1",\n'
         '  "sizes": {\n    "before": {"a": 1},\n    "after": {}\n  },\n'
-        '  "tensors": [\n    {"key": "w"},\n    {"key": "v"}\n  ]\n}\n'
+        '  "tensors": [\n    {"key": "w"},\n    {"key": "v"}\n  ],\n'
+        '  "branches": [\n    {"of": [{}, {"a": 2}]},\n    {"of": []}\n  ],\n'
+        '  "odd": [\n    {"key": "}, {"},\n    {}\n  ]\n}\n'
     )
