@@ -35,12 +35,14 @@ def manifest_of(
 
     :param digests: the digests of the source's tensors.
     """
-    plan = decision.plan
+    records = tuple(_fields(tensor, decision.plan) for tensor in source.tensors)
+    for record in records:
+        record["digest"] = digests[record["key"]]
     return Manifest.model_validate(
         {
             **_common(decision),
             "batchnorm": "shared",
-            "tensors": tuple({**_fields(t, plan), "digest": digests[t.key]} for t in source.tensors),
+            "tensors": records,
             "source": identity,
             "versions": Versions(recon=__version__),
         }
@@ -54,9 +56,4 @@ def _common(decision: Decision) -> dict[str, Any]:
 
 def _fields(tensor: TensorInfo, plan: BranchingPlan) -> dict[str, Any]:
     # Plain data: to check a hundred thousand tensors one by one would take a second.
-    return {
-        "key": tensor.key,
-        "dtype": tensor.dtype,
-        "shape": tensor.shape,
-        "copies": plan.copies.get(tensor.key),
-    }
+    return {"key": tensor.key, "dtype": tensor.dtype, "shape": tensor.shape, "copies": plan.copies.get(tensor.key)}

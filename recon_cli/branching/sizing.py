@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from recon_cli.artifacts.manifest import Size, Sizes
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.branching.parameters import ParameterTable, count
 from recon_cli.branching.plan import BranchingPlan
-from recon_cli.checkpoints.tensors import TensorInfo
 
 
 def sizes_of(
@@ -22,27 +21,33 @@ def sizes_of(
     if ranking:
         ranked = (name for layer in ranking.layers for name in (layer.name, *layer.aliases))
         shared = count(parameters.of_layers(ranked))
-    own = parameters.all()
-    size = {tensor.key: tensor.bytes for tensor in parameters.tensors.values()}
-    once, places = dict.fromkeys(size, 1), {key: len(names) for key, names in plan.places.items()}
+    sizes = {tensor.key: (tensor.size, tensor.bytes) for tensor in parameters.tensors.values()}
+    own = {tensor.key for tensor in parameters.all()}
     return Sizes(
-        before=_size(own, size, once),
-        after=_size(own, size, places),
+        before=_size(own, sizes, dict.fromkeys(sizes, 1)),
+        after=_size(own, sizes, {key: len(places) for key, places in plan.places.items()}),
         split_parameters=count(parameters.among(plan.copies)),
         shared_parameters=shared,
         wanted_parameters=wanted_parameters,
     )
 
 
-def _size(parameters: Iterable[TensorInfo], size: Mapping[str, int], times: Mapping[str, int]) -> Size:
+def _size(parameters: Container[str], sizes: Mapping[str, tuple[int, int]], times: Mapping[str, int]) -> Size:
     """The size of a checkpoint.
 
-    :param size: the bytes of every tensor.
+    :param parameters: the names of its parameters.
+    :param sizes: for every tensor, its elements and its bytes.
     :param times: how often it is there.
     """
+    elements = parameter_bytes = tensor_bytes = 0
+    for key, (size, own_bytes) in sizes.items():
+        if key in parameters:
+            elements += size * times[key]
+            parameter_bytes += own_bytes * times[key]
+        tensor_bytes += own_bytes * times[key]
     return Size(
-        parameters=sum(tensor.size * times[tensor.key] for tensor in parameters),
-        parameter_bytes=sum(size[tensor.key] * times[tensor.key] for tensor in parameters),
+        parameters=elements,
+        parameter_bytes=parameter_bytes,
         tensors=sum(times.values()),
-        tensor_bytes=sum(size[key] * number for key, number in times.items()),
+        tensor_bytes=tensor_bytes,
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.manifest import Manifest, PlannedOutput, SourceCheckpoint, SplitPlan
@@ -114,7 +113,7 @@ def split_checkpoint(
             digests = split.writer.write([branched.descriptor])
             made = split.manifest(digests)
             split.check(made.document.source)
-            write_all(sidecar.descriptor, made.beside(), 0)
+            write_all(sidecar.descriptor, made.text.encode("ascii"), 0)
         return SplitResult(split.decision, split.planned, made.document)
 
 
@@ -133,20 +132,13 @@ def _check_outputs(request: SplitRequest | PlanRequest, output: Path, *, overwri
     return beside
 
 
+@dataclass(frozen=True)
 class _Made:
-    """A manifest and its plain data, from which both of its forms are written."""
+    """A manifest, and its text as it stands beside the branched file and inside it."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self.document = manifest
-        self._content = manifest.to_json()
-
-    def beside(self) -> bytes:
-        """The manifest as it stands in a file of its own."""
-        return strict_json.encode(self._content, indent=Manifest.INDENT)
-
-    def inside(self) -> str:
-        """The manifest as the branched file carries it."""
-        return strict_json.encode(self._content, indent=None).decode("ascii").rstrip()
+    digests: Digests
+    document: Manifest
+    text: str
 
 
 class _Split:
@@ -163,10 +155,10 @@ class _Split:
         self.decision = decide_by_plan(request, source) if isinstance(request, PlanRequest) else decide(request, source)
         unknown = unknown_digests(source)
         blank = SourceCheckpoint(name=request.checkpoint.name, format=source.FORMAT, digest=PLACEHOLDER)
-        self._made = (unknown, _Made(manifest_of(source, blank, unknown, self.decision)))
-        carried = Carried(Manifest.METADATA_KEY, lambda digests: self.manifest(digests).inside())
+        self._made = self._make(unknown, blank)
+        carried = Carried(Manifest.METADATA_KEY, lambda digests: self.manifest(digests).text)
         self.writer = SafetensorsWriter(output or _ANY_NAME, source, self.decision.plan.places, carried)
-        self.planned = output_record(self.writer.bytes(), len(self._made[1].beside()), output)
+        self.planned = output_record(self.writer.bytes(), len(self._made.text), output)
         if output is not None:
             check_room(self.planned, output)
 
@@ -177,7 +169,10 @@ class _Split:
 
     def manifest(self, digests: Digests) -> _Made:
         """What was done. The last one is kept: of a hundred thousand tensors it takes a second to make."""
-        if self._made[0] != digests:
-            found = identity_of(self._source, self._request.checkpoint, digests)
-            self._made = (digests, _Made(manifest_of(self._source, found, digests, self.decision)))
-        return self._made[1]
+        if self._made.digests != digests:
+            self._made = self._make(digests, identity_of(self._source, self._request.checkpoint, digests))
+        return self._made
+
+    def _make(self, digests: Digests, identity: SourceCheckpoint) -> _Made:
+        manifest = manifest_of(self._source, identity, digests, self.decision)
+        return _Made(digests, manifest, manifest.to_bytes().decode("ascii"))

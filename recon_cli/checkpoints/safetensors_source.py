@@ -72,22 +72,21 @@ class SafetensorsSource(CheckpointSource):
         return metadata
 
     def _tensor(self, key: str, entry: object) -> StoredTensor:
-        name = quoted(key)
         if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
-            raise self._broken(f"tensor {name} lacks its type, shape or offsets")
+            raise self._broken(f"tensor {quoted(key)} lacks its type, shape or offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in SAFETENSORS_BITS:
-            raise self._broken(f"tensor {name} has the unknown type {quoted(dtype)}")
-        if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
-            raise self._broken(f"the shape of tensor {name} is no list of counts")
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(at) for at in offsets):
-            raise self._broken(f"the offsets of tensor {name} are no pair of counts")
+            raise self._broken(f"tensor {quoted(key)} has the unknown type {quoted(dtype)}")
+        if not isinstance(shape, list) or not all(map(_is_count, shape)):
+            raise self._broken(f"the shape of tensor {quoted(key)} is no list of counts")
+        if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
+            raise self._broken(f"the offsets of tensor {quoted(key)} are no pair of counts")
         if _overflows(shape):
-            raise self._broken(f"the shape of tensor {name} is too large")
+            raise self._broken(f"the shape of tensor {quoted(key)} is too large")
         begin, end = offsets
         tensor = StoredTensor(key, dtype, tuple(shape), self._data, begin)
         if tensor.size * SAFETENSORS_BITS[dtype] != 8 * (end - begin):
-            raise self._broken(f"tensor {name} takes {end - begin} bytes, but its shape needs {tensor.bytes}")
+            raise self._broken(f"tensor {quoted(key)} takes {end - begin} bytes, but its shape needs {tensor.bytes}")
         return tensor
 
     def _check_layout(self) -> None:
@@ -115,4 +114,4 @@ def _overflows(shape: list[int]) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0
