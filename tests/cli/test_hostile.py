@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_model
 
 from recon_cli.artifacts.manifest import Manifest
-from recon_cli.artifacts.publish import StagedFile
+from recon_cli.artifacts.staging import StagedFile
 from recon_cli.checkpoints.saving import save_state_dict
 from tests import networks
 from tests.conftest import read_scores
