@@ -1,0 +1,1 @@
+"""`recon split` as a process, on disks that fill up, among signals and rivals, and in odd surroundings."""
