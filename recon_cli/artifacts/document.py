@@ -96,12 +96,23 @@ class Document(Record):
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Standard output; a reader that leaves early (`recon rank ... | head`) is no error, and the rest is dropped."""
+    """Standard output; a reader that leaves early (`recon rank ... | head`) is no error, and the rest is dropped.
+
+    :raises ReconError: if it cannot be written, on a full disk for instance.
+    """
     try:
         yield sys.stdout
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_standard_output()
+    except OSError as error:
+        _drop_standard_output()
+        raise ReconError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def _drop_standard_output() -> None:
+    # What it still holds would fail once more when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first_problem(error: ValidationError) -> str:

@@ -27,12 +27,10 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) ->
     :param inputs: files that are read meanwhile; the output may be none of them, by any name.
     :raises ReconError: naming the path, if it could not be published.
     """
+    for source in inputs:
+        if _is_same_file(source, path):
+            raise ReconError(f"the output {quoted(path)} is the input {quoted(source)}", "choose another output name")
     with _naming([path]):
-        for source in inputs:
-            if source.exists() and path.exists() and source.samefile(path):
-                raise ReconError(
-                    f"the output {quoted(path)} is the input {quoted(source)}", "choose another output name"
-                )
         if not path.name or path.name == "..":
             raise ReconError(f"{quoted(path)} is no name for a file", "name the output file")
         if not path.parent.is_dir():
@@ -45,6 +43,14 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) ->
                 raise ReconError(f"cannot replace {quoted(path)}: it is not a regular file")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise ReconError(f"cannot write {quoted(path)}: its folder {quoted(path.parent)} is not writable")
+
+
+def _is_same_file(source: Path, path: Path) -> bool:
+    try:
+        return source.samefile(path)
+    except OSError:
+        # One of them is not there, or cannot be: whoever opens it says so.
+        return False
 
 
 @contextlib.contextmanager

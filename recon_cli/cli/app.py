@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  (the last place that can turn an error into a message)
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             # Wrong usage: typer knows best how to say it.
-            error.show()
+            with contextlib.suppress(OSError):
+                error.show()
             return int(error.exit_code)
         return report(error)
 

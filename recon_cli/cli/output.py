@@ -5,6 +5,7 @@ Commands hand over a document and a way to show it; whether people or programs a
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -66,12 +67,12 @@ class Output:
             assert document is not None
             document.write(STANDARD_STREAM)
             return
-        console = make_console(sys.stdout)
-        # Rich ends the process when a reader leaves early, so what it draws is written here.
-        with console.capture() as drawn:
-            for item in view():
-                console.print(printable(item) if isinstance(item, str) else item)
         with standard_output() as stream:
+            console = make_console(stream)
+            # Rich ends the process when a reader leaves early, so what it draws is written here.
+            with console.capture() as drawn:
+                for item in view():
+                    console.print(printable(item) if isinstance(item, str) else item)
             stream.write(drawn.get())
 
     def note(self, message: str) -> None:
@@ -92,7 +93,9 @@ class Output:
 def say(kind: str, message: str) -> None:
     """Write one message to standard error."""
     lines = [printable(line) for line in message.split("\n")]
-    print(f"{kind}: " + "\n".join(lines), file=sys.stderr, flush=True)
+    # Where nobody can be told, the exit code still says it.
+    with contextlib.suppress(OSError):
+        print(f"{kind}: " + "\n".join(lines), file=sys.stderr, flush=True)
 
 
 def make_console(stream: object) -> Console:
