@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -65,6 +66,9 @@ def main() -> int:
     if "touch" in faults:
         path, name, count = faults["touch"]
         at_call(name, count, lambda: os.utime(path, (1, 1)))
+    if "remove" in faults:
+        path, name, count = faults["remove"]
+        at_call(name, count, Path(path).unlink)
     from recon_cli.cli.app import main as recon
 
     return recon()

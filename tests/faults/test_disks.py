@@ -25,7 +25,7 @@ def test_a_disk_that_fills_up_is_left_as_it_was(disk, source, lacking):
     assert status.f_bfree == status.f_blocks
 
 
-@pytest.mark.parametrize("lacking", LACKING[1:])
+@pytest.mark.parametrize("lacking", LACKING[1:2])
 def test_old_files_are_kept_on_a_disk_that_fills_up(disk, source, lacking):
     folder = disk("size=12m")
     arguments = [*split(source, folder / "b.safetensors"), "--force"]
@@ -56,7 +56,7 @@ def test_a_read_only_disk_is_refused(disk, source):
     run(*split(source, folder / "b.safetensors"), cwd=source.parent).refuses("is not writable")
 
 
-@pytest.mark.parametrize("lacking", LACKING)
+@pytest.mark.parametrize("lacking", LACKING[:2])
 def test_a_limit_of_the_size_of_files_is_no_silent_death(tmp_path, source, lacking):
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4 * MIB, 4 * MIB))
@@ -68,7 +68,13 @@ def test_a_limit_of_the_size_of_files_is_no_silent_death(tmp_path, source, lacki
     assert snapshot(tmp_path) == {}
 
 
-@pytest.mark.parametrize("lacking", [["reservation"], ["unnamed files"], ["unnamed files", "hard links"], ["locks"]])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["unnamed files", "hard links", "reservation"],
+        *(pytest.param([what], marks=pytest.mark.slow) for what in ("reservation", "unnamed files", "locks")),
+    ],
+)
 def test_a_file_system_that_lacks_something_gets_the_whole_file(tmp_path, source, lacking):
     for force in ([], ["--force"]):
         run(*split(source, "b.safetensors"), *force, cwd=tmp_path, faults={"lacking": lacking}).succeeds()
