@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
+from recon_cli.artifacts.formats import CheckpointFormat
 from recon_cli.artifacts.versions import Versions
 
 
@@ -75,8 +76,12 @@ class SourceCheckpoint(Record):
     """The checkpoint that was split."""
 
     name: str = Field(description="its file name, without folders")
-    format: Literal["safetensors", "torch"]
+    format: CheckpointFormat
     digest: str = Field(description="SHA-256 over the names, types, shapes and digests of its tensors")
+    key: str | None = Field(default=None, description="where the weights lie in a file that holds more; null if alone")
+    prefix: str = Field(
+        default="", description="what all names begin with, in the source and the branched checkpoint, but not here"
+    )
 
 
 Policy = Literal["top-k", "min-score", "budget", "layers", "random-layers", "random-parameters", "first-k", "last-k"]
@@ -92,6 +97,16 @@ class Selection(Record):
     )
     seed: int | None = Field(default=None, description="of a random policy; null for the others")
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
+
+
+class CarriedEntry(Record):
+    """Something that lies beside the weights in the source, and what becomes of it."""
+
+    path: str = Field(description="where it is in the source")
+    treatment: Literal["branched", "kept", "left out"] = Field(
+        description="branched: each copy of a split tensor has a copy of what belongs to it"
+    )
+    reason: str | None = Field(default=None, description="why the state of an optimizer was not branched along")
 
 
 class PlannedSource(SourceCheckpoint):
@@ -122,6 +137,8 @@ class SplitPlan(Document):
     tasks: tuple[str, ...]
     layers: tuple[SplitLayer, ...]
     tensors: tuple[PlannedTensor, ...] = Field(description="every tensor of the source, in its order")
+    parameters: tuple[str, ...] = Field(description="the source's parameters, in its order, a tied one once")
+    entries: tuple[CarriedEntry, ...] = ()
     sizes: Sizes
     source: PlannedSource
     selection: Selection
@@ -146,6 +163,7 @@ class Manifest(Document):
     )
     layers: tuple[SplitLayer, ...]
     tensors: tuple[TensorRecord, ...] = Field(description="every tensor of the source, in its order")
+    entries: tuple[CarriedEntry, ...] = ()
     sizes: Sizes
     source: SourceCheckpoint
     selection: Selection

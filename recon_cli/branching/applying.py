@@ -10,6 +10,8 @@ from recon_cli.branching.requests import PlanRequest
 from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.errors import ReconError, quoted
 
+_AGAIN = "make it again with `recon split --dry-run --json`"
+
 
 def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
     """What a plan says is done to an open checkpoint.
@@ -31,13 +33,15 @@ def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
         raise _changed(request, "its metadata has changed")
     plan = plan_branching(found, document.layers, document.tasks)
     check_ties(plan, source.ties)
+    if not set(document.parameters) <= set(found):
+        raise ReconError("the plan contradicts itself: it names parameters that the checkpoint lacks", _AGAIN)
     for tensor in document.tensors:
         if plan.copies.get(tensor.key) != tensor.copies:
             raise ReconError(
                 f"the plan contradicts itself: {quoted(tensor.key)} is not where the split of its layers puts it",
-                "make it again with `recon split --dry-run --json`",
+                _AGAIN,
             )
-    return Decision(plan, document.sizes, document.selection)
+    return Decision(plan, document.parameters, document.sizes, document.selection)
 
 
 def check_content(request: PlanRequest, found: SourceCheckpoint) -> None:

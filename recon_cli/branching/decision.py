@@ -21,11 +21,13 @@ class Decision:
     """What is done to a checkpoint.
 
     :ivar plan: where its tensors go.
+    :ivar parameters: which of them are parameters, in the checkpoint's order, a tied one once.
     :ivar untouched: layers of the checkpoint that the ranking does not know; they stay as they are.
     :ivar without_conflicts: split layers whose score is 0.
     """
 
     plan: BranchingPlan
+    parameters: tuple[str, ...]
     sizes: Sizes
     selection: Selection
     untouched: tuple[str, ...] = ()
@@ -48,6 +50,7 @@ def decide(request: SplitRequest, source: CheckpointSource) -> Decision:
     idle = {layer.name for layer in ranking.layers if layer.score == 0} if ranking else set()
     return Decision(
         plan=plan,
+        parameters=tuple(tensor.key for tensor in parameters.all()),
         sizes=sizes_of(parameters, plan, ranking, choice.wanted_parameters),
         selection=_selection(request.selection, ranking),
         untouched=untouched,

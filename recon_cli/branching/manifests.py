@@ -6,25 +6,34 @@ from pathlib import Path
 
 from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.manifest import Manifest
-from recon_cli.checkpoints.safetensors_source import SafetensorsSource
-from recon_cli.checkpoints.sniffing import is_safetensors
+from recon_cli.checkpoints.carried import carried_text, is_checkpoint
 from recon_cli.errors import ReconError, quoted
 
 
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
-    :param path: a manifest file, or a branched safetensors file, which carries its manifest.
+    :param path: a manifest file, or a branched checkpoint of any kind, which carries its manifest.
     :raises ReconError: if the file is neither.
     """
-    if not is_safetensors(path):
+    if not is_checkpoint(path):
         return Manifest.read(path)
-    with SafetensorsSource(path) as source:
-        text = source.metadata.get(Manifest.METADATA_KEY)
-    if text is None:
+    found = find_manifest(path)
+    if found is None:
         raise ReconError(
             f"{quoted(path)} carries no manifest, so it was not written by `recon split`",
-            "give the manifest's own file",
+            "give the manifest's own file; on the command line, with --manifest",
         )
+    return found
+
+
+def find_manifest(path: Path) -> Manifest | None:
+    """The manifest inside a checkpoint; None if it carries none.
+
+    :raises ReconError: if the checkpoint or the manifest is damaged.
+    """
+    text = carried_text(path, Manifest.METADATA_KEY)
+    if text is None:
+        return None
     where = f"the manifest in {quoted(path)}"
-    return Manifest.from_content(strict_json.parse(text.encode(), where), where)
+    return Manifest.from_content(strict_json.parse(text, where), where)

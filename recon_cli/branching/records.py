@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from recon_cli._version import __version__
-from recon_cli.artifacts.manifest import Manifest, PlannedOutput, PlannedSource, SourceCheckpoint, SplitPlan
+from recon_cli.artifacts.manifest import (
+    CarriedEntry,
+    Manifest,
+    PlannedOutput,
+    PlannedSource,
+    SourceCheckpoint,
+    SplitPlan,
+)
 from recon_cli.artifacts.versions import Versions
 from recon_cli.branching.decision import Decision
 from recon_cli.branching.identity import metadata_digest
@@ -15,13 +22,19 @@ from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 
 
 def plan_document(
-    source: CheckpointSource, identity: SourceCheckpoint, decision: Decision, output: PlannedOutput
+    source: CheckpointSource,
+    identity: SourceCheckpoint,
+    decision: Decision,
+    entries: tuple[CarriedEntry, ...],
+    output: PlannedOutput,
 ) -> SplitPlan:
     """What would be done, and to which checkpoint."""
     return SplitPlan.model_validate(
         {
             **_common(decision),
             "tensors": tuple(_fields(tensor, decision.plan) for tensor in source.tensors),
+            "parameters": decision.parameters,
+            "entries": entries,
             "source": PlannedSource(**identity.model_dump(), metadata_digest=metadata_digest(source)),
             "output": output,
         }
@@ -29,11 +42,16 @@ def plan_document(
 
 
 def manifest_of(
-    source: CheckpointSource, identity: SourceCheckpoint, digests: Mapping[str, str], decision: Decision
+    source: CheckpointSource,
+    identity: SourceCheckpoint,
+    digests: Mapping[str, str],
+    decision: Decision,
+    entries: tuple[CarriedEntry, ...],
 ) -> Manifest:
     """What was done, and to which checkpoint.
 
     :param digests: the digests of the source's tensors.
+    :param entries: what became of all that lies beside them.
     """
     records = tuple(_fields(tensor, decision.plan) for tensor in source.tensors)
     for record in records:
@@ -43,6 +61,7 @@ def manifest_of(
             **_common(decision),
             "batchnorm": "shared",
             "tensors": records,
+            "entries": entries,
             "source": identity,
             "versions": Versions(recon=__version__),
         }

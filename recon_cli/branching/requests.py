@@ -78,6 +78,12 @@ class SplitRequest:
     ranking: Ranking | None
     tasks: tuple[str, ...] | None
     ranking_file: Path | None = None
+    key: str | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of layers that are in the checkpoint, if it is of the right network."""
+        return self.ranking.names if self.ranking is not None else self.selection.layers or ()
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -102,6 +108,7 @@ class PlanRequest:
 def read_request(
     checkpoint: Path,
     *,
+    key: str | None = None,
     plan: Path | None = None,
     ranking: Path | None = None,
     tasks: tuple[str, ...] | None = None,
@@ -115,12 +122,13 @@ def read_request(
     given = {name: value for name, value in selection.items() if value is not None}
     if plan is None:
         document = None if ranking is None else Ranking.read(ranking)
-        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking)
-    others = [name for name, value in (("ranking", ranking), ("tasks", tasks)) if value is not None] + list(given)
+        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key)
+    decided = {"key": key, "ranking": ranking, "tasks": tasks, **given}
+    others = [name for name, value in decided.items() if value is not None]
     if others:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
         raise ReconError(
-            f"--plan is given beside {options}, but a plan says itself which layers are split",
+            f"--plan is given beside {options}, but a plan says itself what is split",
             "leave the others out, or make a new plan with them",
         )
     return PlanRequest(checkpoint, SplitPlan.read(plan), plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,8 +17,10 @@ def output_record(file_bytes: int, manifest_bytes: int, output: Path | None) -> 
     """
     free = None
     if output is not None:
-        found = os.statvfs(output.parent)
-        free = found.f_bavail * found.f_frsize
+        # A file system that does not say how much is free cannot be asked.
+        with contextlib.suppress(OSError):
+            found = os.statvfs(output.parent)
+            free = found.f_bavail * found.f_frsize
     return PlannedOutput(bytes=file_bytes, manifest_bytes=manifest_bytes, free_bytes=free)
 
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.manifest import Manifest, PlannedOutput, SourceCheckpoint, SplitPlan
+from recon_cli.artifacts.manifest import CarriedEntry, Manifest, PlannedOutput, SourceCheckpoint, SplitPlan
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.branching.applying import check_content, decide_by_plan
+from recon_cli.branching.bare import open_as_recorded, open_bare
+from recon_cli.branching.content import branched_content
 from recon_cli.branching.decision import Decision, decide
-from recon_cli.branching.identity import digests_of, identity_of
+from recon_cli.branching.identity import described, digests_of, identity_of
 from recon_cli.branching.records import manifest_of, plan_document
 from recon_cli.branching.requests import PlanRequest, SplitRequest
 from recon_cli.branching.room import check_room, output_record
-from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.safetensors_writer import Digests, unknown_digests
-from recon_cli.checkpoints.tensors import CheckpointSource
-from recon_cli.checkpoints.writing import Carried, SafetensorsWriter
-from recon_cli.errors import ReconError, quoted
+from recon_cli.checkpoints.writing import Carried
+from recon_cli.errors import ReconError
 
 Announce = Callable[[PlannedOutput], None]
 """Told what will be written, before it is."""
@@ -34,11 +35,15 @@ class SplitResult:
 
     :ivar output: what is written.
     :ivar document: the manifest; in a dry run the plan, or None if that was not asked for.
+    :ivar entries: what becomes of what lies beside the weights.
+    :ivar key: where the weights lie in the source, if it holds more.
     """
 
     decision: Decision
     output: PlannedOutput
     document: Manifest | SplitPlan | None
+    entries: tuple[CarriedEntry, ...]
+    key: str | None
 
 
 def manifest_path(branched: Path) -> Path:
@@ -52,19 +57,21 @@ def run_split(
     *,
     dry_run: bool,
     overwrite: bool,
+    shard_size: int | None = None,
     with_plan: bool = True,
     announce: Announce | None = None,
 ) -> SplitResult:
     """Plan a split, or carry it out.
 
+    :param shard_size: the bytes of tensors in one file, if the branched checkpoint is to be divided.
     :param with_plan: whether a dry run makes the document, for which it reads the whole checkpoint once.
     :raises ReconError: if it is to be carried out and there is no output.
     """
     if dry_run:
-        return plan_split(request, output, overwrite=overwrite, with_plan=with_plan)
+        return plan_split(request, output, overwrite=overwrite, shard_size=shard_size, with_plan=with_plan)
     if output is None:
         raise ReconError("no output is named", "pass `-o branched.safetensors`, or --dry-run to write nothing")
-    return split_checkpoint(request, output, overwrite=overwrite, announce=announce)
+    return split_checkpoint(request, output, overwrite=overwrite, shard_size=shard_size, announce=announce)
 
 
 def plan_split(
@@ -72,6 +79,7 @@ def plan_split(
     output: Path | None = None,
     *,
     overwrite: bool = False,
+    shard_size: int | None = None,
     with_plan: bool = True,
 ) -> SplitResult:
     """Plan a split without writing anything.
@@ -82,39 +90,56 @@ def plan_split(
     """
     if output is not None:
         _check_outputs(request, output, overwrite=overwrite)
-    with open_checkpoint(request.checkpoint) as source:
-        split = _Split(request, source, output)
+    with _open(request) as source:
+        split = _Split(request, source, output, shard_size)
+        if output is not None:
+            split.check_outputs(overwrite=overwrite)
         document = None
         if with_plan:
             digests = digests_of(source)
             source.check_unchanged()
             found = identity_of(source, request.checkpoint, digests)
             split.check(found)
-            document = plan_document(source, found, split.decision, split.planned)
-        return SplitResult(split.decision, split.planned, document)
+            document = plan_document(source, found, split.decision, split.content.entries, split.planned)
+        return split.result(document)
 
 
 def split_checkpoint(
-    request: SplitRequest | PlanRequest, output: Path, *, overwrite: bool = False, announce: Announce | None = None
+    request: SplitRequest | PlanRequest,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    shard_size: int | None = None,
+    announce: Announce | None = None,
 ) -> SplitResult:
     """Write the branched checkpoint and, beside it, its manifest.
 
     Tensors of layers that are not split are copied bit for bit; every copy of a split layer starts equal to it.
 
-    :param output: the branched file, safetensors; the manifest gets the same name with `.manifest.json`.
+    :param output: the branched file; the manifest gets the same name with `.manifest.json`. It is safetensors, or a
+        torch file if its name ends as those do; then it keeps what else a torch file holds, and what mirrors the
+        weights, such as an optimizer's moments, is branched along.
+    :param shard_size: the bytes of tensors in one file. A larger checkpoint is divided into several, and an index.
     :raises ReconError: naming the file, layer, tensor or task that is wrong; nothing is written then.
     """
     beside = _check_outputs(request, output, overwrite=overwrite)
-    with open_checkpoint(request.checkpoint) as source:
-        split = _Split(request, source, output)
+    with _open(request) as source:
+        split = _Split(request, source, output, shard_size)
+        split.check_outputs(overwrite=overwrite)
         if announce is not None:
             announce(split.planned)
-        with publishing([output, beside], overwrite=overwrite) as (branched, sidecar):
-            digests = split.writer.write([branched.descriptor])
+        with publishing([*split.writer.paths, beside], overwrite=overwrite) as (*branched, sidecar):
+            digests = split.writer.write([file.descriptor for file in branched])
             made = split.manifest(digests)
             split.check(made.document.source)
             write_all(sidecar.descriptor, made.text.encode("ascii"), 0)
-        return SplitResult(split.decision, split.planned, made.document)
+        return split.result(made.document)
+
+
+def _open(request: SplitRequest | PlanRequest) -> Unprefixed:
+    if isinstance(request, PlanRequest):
+        return open_as_recorded(request.checkpoint, request.plan.source)
+    return open_bare(request.checkpoint, request.key, request.layers)
 
 
 def _check_outputs(request: SplitRequest | PlanRequest, output: Path, *, overwrite: bool) -> Path:
@@ -122,11 +147,6 @@ def _check_outputs(request: SplitRequest | PlanRequest, output: Path, *, overwri
     if output == STANDARD_STREAM:
         raise ReconError("a checkpoint is not written to standard output", "name a file: `-o branched.safetensors`")
     check_output(output, overwrite=overwrite, inputs=request.inputs)
-    if output.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
-        raise ReconError(
-            f"the branched checkpoint is written as safetensors, but {quoted(output)} is named like a torch file",
-            f"name it {quoted(output.with_suffix('.safetensors'))}",
-        )
     beside = manifest_path(output)
     check_output(beside, overwrite=overwrite, inputs=request.inputs)
     return beside
@@ -145,22 +165,35 @@ class _Split:
     """One split of one open checkpoint, checked in full before anything is written, but for the tensors' values.
 
     :ivar decision: what is done.
+    :ivar content: what the branched checkpoint holds.
     :ivar planned: what is written; there is room for it.
     :ivar writer: writes the branched file.
     """
 
-    def __init__(self, request: SplitRequest | PlanRequest, source: CheckpointSource, output: Path | None) -> None:
+    def __init__(
+        self, request: SplitRequest | PlanRequest, source: Unprefixed, output: Path | None, shard_size: int | None
+    ) -> None:
         self._request = request
         self._source = source
         self.decision = decide_by_plan(request, source) if isinstance(request, PlanRequest) else decide(request, source)
+        decision = self.decision
+        self.content = branched_content(output or _ANY_NAME, source, decision.plan, decision.parameters, shard_size)
         unknown = unknown_digests(source)
-        blank = SourceCheckpoint(name=request.checkpoint.name, format=source.FORMAT, digest=PLACEHOLDER)
-        self._made = self._make(unknown, blank)
+        self._made = self._make(unknown, described(source, request.checkpoint, PLACEHOLDER))
         carried = Carried(Manifest.METADATA_KEY, lambda digests: self.manifest(digests).text)
-        self.writer = SafetensorsWriter(output or _ANY_NAME, source, self.decision.plan.places, carried)
+        self.writer = self.content.writer(carried)
         self.planned = output_record(self.writer.bytes(), len(self._made.text), output)
         if output is not None:
             check_room(self.planned, output)
+
+    def check_outputs(self, *, overwrite: bool) -> None:
+        """Refuse files that could not be written; there may be several."""
+        for path in self.writer.paths:
+            check_output(path, overwrite=overwrite, inputs=self._request.inputs)
+
+    def result(self, document: Manifest | SplitPlan | None) -> SplitResult:
+        """What was done, or would be."""
+        return SplitResult(self.decision, self.planned, document, self.content.entries, self._source.key)
 
     def check(self, found: SourceCheckpoint) -> None:
         """Refuse values that are not those of the plan which is carried out."""
@@ -174,5 +207,5 @@ class _Split:
         return self._made
 
     def _make(self, digests: Digests, identity: SourceCheckpoint) -> _Made:
-        manifest = manifest_of(self._source, identity, digests, self.decision)
+        manifest = manifest_of(self._source, identity, digests, self.decision, self.content.entries)
         return _Made(digests, manifest, manifest.to_bytes().decode("ascii"))

@@ -7,35 +7,20 @@ tensor gets a copy of them. All else stays as it is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
+from recon_cli.artifacts.manifest import CarriedEntry
 from recon_cli.branching.order import in_module_order
 from recon_cli.branching.plan import TOKEN, BranchingPlan
 from recon_cli.checkpoints.pickles.nodes import Call, Path, items_of, path_text
 from recon_cli.checkpoints.prefixes import wrapper_prefix
 from recon_cli.checkpoints.tensors import TensorInfo
 from recon_cli.checkpoints.torch_files.tensor_nodes import NotPlainError, TensorView, as_view, is_tensor
+from recon_cli.checkpoints.torch_files.weights import beside, follow
 from recon_cli.checkpoints.torch_files.writer import SourceStorages
 from recon_cli.errors import quoted
 from recon_cli.layers.names import layer_of
 
-Treatment = Literal["weights", "branched", "kept"]
-
 _MAX_DEPTH = 50
-
-
-@dataclass(frozen=True)
-class Carried:
-    """What became of one part of a training checkpoint.
-
-    :ivar path: where it is.
-    :ivar reason: why an optimizer's state was not branched along.
-    """
-
-    path: str
-    treatment: Treatment
-    reason: str | None = None
 
 
 class TreeBranching:
@@ -46,7 +31,6 @@ class TreeBranching:
     :param tensors: the weights, by the names of the bare module.
     :param parameters: the names of those that an optimizer may know, in the module's order.
     :param storages: where the storages of the copies are put down.
-    :ivar carried: what became of each part, once the tree is made.
     """
 
     def __init__(
@@ -67,21 +51,23 @@ class TreeBranching:
         self._done: dict[int, object] = {}
         self._reasons: dict[Path, str] = {}
 
-    def branched(self, root: object, weights: Path) -> tuple[object, list[Carried]]:
-        """The new tree, and what became of each part of the old one.
+    def branched(self, root: object, weights: Path) -> tuple[object, list[CarriedEntry]]:
+        """The new tree, and what became of each entry beside the weights.
 
         :param weights: the way to the weights.
         """
         new = self._node(root, ())
-        if not weights:
-            return new, []
-        before, after = items_of(root) or [], dict(items_of(new) or [])
-        carried = []
-        for key, node in before:
-            treatment: Treatment = "weights" if key == weights[0] else "kept" if after[key] is node else "branched"
-            reasons = [reason for path, reason in self._reasons.items() if path[:1] == (key,)]
-            carried.append(Carried(path_text((key,)), treatment, reasons[0] if reasons else None))
-        return new, carried
+        entries = []
+        for path in beside(root, weights):
+            reasons = [reason for place, reason in self._reasons.items() if place[: len(path)] == path]
+            entries.append(
+                CarriedEntry(
+                    path=path_text(path),
+                    treatment="kept" if follow(new, path) is follow(root, path) else "branched",
+                    reason=reasons[0] if reasons else None,
+                )
+            )
+        return new, entries
 
     def _node(self, node: object, path: Path) -> object:
         """A node of the new tree; one that does not change is the old one."""

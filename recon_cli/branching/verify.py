@@ -7,11 +7,11 @@ from pathlib import Path
 
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.verification import Verification
+from recon_cli.branching.bare import open_as_recorded, open_branched
 from recon_cli.branching.identity import digests_of
-from recon_cli.branching.manifests import read_manifest
+from recon_cli.branching.manifests import find_manifest, read_manifest
 from recon_cli.branching.plan import plan_branching
-from recon_cli.checkpoints.opening import open_checkpoint
-from recon_cli.checkpoints.sniffing import sniff_format
+from recon_cli.checkpoints.sniffing import check_is_stored
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -26,12 +26,12 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
     :raises ReconError: if a file cannot be read. What merely disagrees is listed in the result.
     """
     for checkpoint in (branched, source):
-        sniff_format(checkpoint)
+        check_is_stored(checkpoint)
     record = read_manifest(manifest or branched)
-    with open_checkpoint(source) as file:
+    with open_as_recorded(source, record.source) as file:
         problems = [*_source_problems(file, record), *_plan_problems(file, record)]
-    with open_checkpoint(branched) as file:
-        if manifest is not None and Manifest.METADATA_KEY in file.metadata and read_manifest(branched) != record:
+    with open_branched(branched, record) as file:
+        if manifest is not None and find_manifest(branched) not in (None, record):
             problems.append(f"the manifest {quoted(manifest)} is not the one inside the branched checkpoint")
         found = _digested(file)
     kept = copies = 0

@@ -52,6 +52,7 @@ class Unprefixed(CheckpointSource):
         self.tensors = tuple(replace(tensor, key=tensor.key[length:]) for tensor in source.tensors)
         self.ties = {key[length:]: first[length:] for key, first in source.ties.items()}
         self.metadata = source.metadata
+        self.key = source.key
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""

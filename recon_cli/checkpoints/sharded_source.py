@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from recon_cli.artifacts.document import read_json
+from recon_cli.artifacts.formats import CheckpointFormat
 from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.errors import ReconError, listed, quoted
 
@@ -22,7 +23,7 @@ class ShardedSource(CheckpointSource):
     """
 
     def __init__(self, index: Path, open_shard: Callable[[Path], CheckpointSource]) -> None:
-        weight_map, own_metadata = _read_index(index)
+        weight_map, own_metadata = read_index(index)
         self._shards: dict[str, CheckpointSource] = {}
         try:
             for name in dict.fromkeys(weight_map.values()):
@@ -37,7 +38,7 @@ class ShardedSource(CheckpointSource):
         self.metadata: Mapping[str, str] = {**_in_all(list(shards)), **own_metadata}
 
     @property
-    def FORMAT(self) -> Literal["safetensors", "torch"]:  # type: ignore[override]  # noqa: N802
+    def FORMAT(self) -> CheckpointFormat:  # type: ignore[override]  # noqa: N802
         """The format of its files."""
         return next(iter(self._shards.values())).FORMAT
 
@@ -57,8 +58,11 @@ def is_index(path: Path) -> bool:
     return path.name.endswith(INDEX_SUFFIX)
 
 
-def _read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Which tensor is in which file, and the text that the index carries besides."""
+def read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Which tensor is in which file, and the text that the index carries besides.
+
+    :raises ReconError: if it is no index.
+    """
     content = read_json(index)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):

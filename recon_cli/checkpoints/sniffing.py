@@ -47,6 +47,15 @@ def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
     )
 
 
+def check_is_stored(path: Path) -> None:
+    """Check that a checkpoint is there and no pipe or device, from which nothing can be read at an offset.
+
+    :raises ReconError: naming it.
+    """
+    if not path.is_dir():
+        _read_head(path, "checkpoint")
+
+
 def check_program(path: Path, kind: Program) -> None:
     """Check that a file is a program of a kind, by the names of what lies in its archive.
 
@@ -89,16 +98,19 @@ def _kind_of_archive(path: Path, expected: Program) -> str | None:
     return "torch" if "data.pkl" in names else None
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors files do; False if it cannot be read."""
+def guess_format(path: Path) -> Literal["safetensors", "torch"] | None:
+    """The kind of checkpoint that a file begins as; None if it is of neither kind or cannot be read."""
     # Opening a pipe would wait for its writer.
     if not path.is_file():
-        return False
+        return None
     try:
         with path.open("rb") as file:
-            return _begins_as_safetensors(file.read(9))
+            head = file.read(9)
     except OSError:
-        return False
+        return None
+    if _begins_as_safetensors(head):
+        return "safetensors"
+    return "torch" if head.startswith((_ZIP, _PICKLE)) else None
 
 
 def _read_head(path: Path, what: str) -> bytes:

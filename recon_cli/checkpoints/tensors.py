@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
+from recon_cli.artifacts.formats import CheckpointFormat
 from recon_cli.checkpoints.extents import Extent
 
 SAFETENSORS_BITS: Mapping[str, int] = {
@@ -77,12 +78,14 @@ class CheckpointSource(ABC):
     :ivar tensors: its tensors in its own order.
     :ivar ties: for a tensor that lies in the same memory as an earlier one, that one's name.
     :ivar metadata: the text that the file carries besides its tensors.
+    :ivar key: where they lie in a file that holds more, as `--key` takes it; None if there is nothing else.
     """
 
-    FORMAT: ClassVar[Literal["safetensors", "torch"]]
+    FORMAT: ClassVar[CheckpointFormat]
     tensors: tuple[StoredTensor, ...]
     ties: Mapping[str, str]
     metadata: Mapping[str, str]
+    key: str | None = None
 
     @abstractmethod
     def check_unchanged(self) -> None:

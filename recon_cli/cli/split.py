@@ -16,11 +16,19 @@ from recon_cli.layers.names import Granularity
 @paused_collector()
 def command(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A state dict: .safetensors, or .pt/.pth of tensors.")
+        Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint: safetensors, its index, or a torch file.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint (.safetensors)."),
+        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint: .safetensors, or .pt."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", help="Where the weights lie in a file that holds more, like `model`."),
+    ] = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option("--shard-size", metavar="N", help="Divide it into files of at most this size, like 5GB."),
     ] = None,
     ranking: Annotated[
         Path | None,
@@ -95,10 +103,12 @@ def command(
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
     from recon_cli.reporting.split import announcement, split_remarks, split_view
+    from recon_cli.sizes import option_bytes
 
     sink = Output.choose(json=json, quiet=quiet)
     request = read_request(
         checkpoint,
+        key=key,
         plan=plan,
         ranking=ranking,
         tasks=_comma_separated(tasks),
@@ -118,10 +128,11 @@ def command(
         output,
         dry_run=dry_run,
         overwrite=force,
+        shard_size=None if shard_size is None else option_bytes(shard_size, "--shard-size"),
         with_plan=json,
         announce=lambda planned: sink.note(announcement(planned)),
     )
-    for remark in split_remarks(result.decision):
+    for remark in split_remarks(result):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))
 

@@ -35,7 +35,7 @@ from recon_cli.profiling.observer import Nobody, Observer
 from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import JointTraining
-from recon_cli.sizes import parse_bytes
+from recon_cli.sizes import option_bytes
 
 
 @dataclass(frozen=True)
@@ -349,10 +349,7 @@ def _sampling(request: ProfileRequest, steps: int) -> Sampling:
 def _memory_limit(request: ProfileRequest) -> int | None:
     if request.memory_limit is None:
         return request.config.config.profile.memory_bytes
-    try:
-        return parse_bytes(request.memory_limit)
-    except ValueError as error:
-        raise ReconError(f"--memory-limit: {error}") from None
+    return option_bytes(request.memory_limit, "--memory-limit")
 
 
 def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> None:

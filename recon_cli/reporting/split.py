@@ -7,10 +7,15 @@ from collections.abc import Iterable
 from rich.console import RenderableType
 
 from recon_cli.artifacts.manifest import PlannedOutput
-from recon_cli.branching.decision import Decision
 from recon_cli.branching.split import SplitResult
-from recon_cli.errors import counted, listed
+from recon_cli.errors import counted, listed, quoted
 from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
+
+_TREATMENTS = {
+    "branched": "branched along",
+    "kept": "kept as they are",
+    "left out": "left out, as safetensors holds tensors alone (name the output .pt to keep them)",
+}
 
 
 def split_view(result: SplitResult) -> Iterable[RenderableType]:
@@ -35,9 +40,19 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     yield f"to write: {megabytes(result.output.bytes)}, and a manifest of {megabytes(result.output.manifest_bytes)}"
 
 
-def split_remarks(decision: Decision) -> Iterable[str]:
+def split_remarks(result: SplitResult) -> Iterable[str]:
     """What is worth saying about a split besides."""
+    decision = result.decision
     sizes = decision.sizes
+    if result.key is not None:
+        yield f"the weights are those under {quoted(result.key)}"
+    for treatment, said in _TREATMENTS.items():
+        entries = [entry.path for entry in result.entries if entry.treatment == treatment]
+        if entries:
+            yield f"{said}: {listed(entries)}"
+    for entry in result.entries:
+        if entry.reason is not None:
+            yield f"{quoted(entry.path)} was not branched along: {entry.reason}"
     if sizes.wanted_parameters:
         off = percent(abs(sizes.split_parameters - sizes.wanted_parameters) / sizes.wanted_parameters)
         yield (

@@ -157,7 +157,7 @@ def test_a_plan_can_be_tried_without_writing(recon, checkpoint, plan):
 )
 def test_a_plan_and_other_options_are_refused(recon, checkpoint, plan, others, words):
     recon("split", checkpoint, "--plan", plan, *others, "-o", "b.safetensors").refuses(
-        f"--plan is given {words} but a plan says itself which layers are split".replace(",,", ",")
+        f"--plan is given {words} but a plan says itself what is split".replace(",,", ",")
     )
 
 

@@ -263,7 +263,11 @@ REFUSED = {
     ),
     "an unknown layer": (["--layers", "convv", *TASKS, "-o", "b.safetensors"], "did you mean `conv`?"),
     "a layer twice": (["--layers", "conv,conv", *TASKS, "-o", "b.safetensors"], "names `conv` twice"),
-    "a torch output": (["--layers", "conv", *TASKS, "-o", "b.pt"], "`b.safetensors`"),
+    "a torch file in shards": (["--layers", "conv", *TASKS, "-o", "b.pt", "--shard-size", "1MB"], "`b.safetensors`"),
+    "no size": (
+        ["--layers", "conv", *TASKS, "-o", "b.safetensors", "--shard-size", "x"],
+        "--shard-size: `x` is no size",
+    ),
     "a missing folder": (["--layers", "conv", *TASKS, "-o", "none/b.safetensors"], "folder `none` does not exist"),
     "output is input": (["--layers", "conv", *TASKS, "-o", "model.safetensors", "--force"], "is the input"),
     "output exists": (["--layers", "conv", *TASKS, "-o", "there.safetensors"], "`there.safetensors` exists already"),

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from recon_cli.artifacts.manifest import CarriedEntry
 from recon_cli.branching.module import BranchedModel
 from recon_cli.branching.plan import BranchingPlan, plan_branching, split_per_task
-from recon_cli.branching.training_state import Carried, TreeBranching
+from recon_cli.branching.training_state import TreeBranching
 from recon_cli.checkpoints.torch_files.source import TorchSource
 from recon_cli.checkpoints.torch_files.writer import SourceStorages, TorchFile
 from recon_cli.layers.names import is_parameter
@@ -56,7 +57,7 @@ def network() -> Network:
 
 def rewrite(
     content: object, key: str | None = None, layers: list[str] = SPLIT
-) -> tuple[object, BranchingPlan, list[Carried]]:
+) -> tuple[object, BranchingPlan, list[CarriedEntry]]:
     """Save, branch and load again."""
     torch.save(content, "in.pt")
     with TorchSource(Path("in.pt")) as source:
@@ -97,9 +98,7 @@ def test_training_goes_on_with_every_moment_at_its_copy(network, kind, named):
     optimizer = OPTIMIZERS[kind](network.named_parameters() if named else network.parameters())
     train(network, optimizer)
     found, plan, carried = rewrite({"epoch": 3, "model": network.state_dict(), "optimizer": optimizer.state_dict()})
-    assert [(c.path, c.treatment) for c in carried] == [
-        ("epoch", "kept"), ("model", "weights"), ("optimizer", "branched")
-    ]  # fmt: skip
+    assert [(c.path, c.treatment) for c in carried] == [("epoch", "kept"), ("optimizer", "branched")]
     branched = BranchedModel(copy.deepcopy(network), plan)
     assert list(found["model"]) == list(branched.state_dict())
     branched.load_state_dict(found["model"])
@@ -127,9 +126,7 @@ def test_moving_averages_in_their_usual_forms_are_branched_along(network):
         "by name": {"state": {k: {"exp_avg": v, "step": 3} for k, v in network.named_parameters()}},
     }
     found, plan, carried = rewrite(content)
-    assert {c.path: c.treatment for c in carried} == {"state_dict": "weights"} | dict.fromkeys(
-        list(content)[1:], "branched"
-    )
+    assert {c.path: c.treatment for c in carried} == dict.fromkeys(list(content)[1:], "branched")
     branched = BranchedModel(copy.deepcopy(network), plan)
     averaged = AveragedModel(branched)
     averaged.load_state_dict(found["ema"])

@@ -18,6 +18,9 @@ from recon_cli.errors import ReconError, quoted
 MAX_PICKLE_BYTES = 1 << 28
 """More than the names of any checkpoint take."""
 
+MANIFEST = "recon.manifest.json"
+"""The member that holds the text which the file carries; `torch.load` does not look at it."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 
@@ -26,11 +29,11 @@ class TorchContent(ABC):
     """The content of one torch file, or of one that lies within another file.
 
     :ivar root: what was saved, as inert data.
-    :ivar members: the names of what lies beside it in an archive.
+    :ivar carried: the text that Recon has put beside it, by its name.
     """
 
     root: object
-    members: tuple[str, ...] = ()
+    carried: Mapping[str, str]
 
     @abstractmethod
     def extent(self, storage: StorageName) -> FileExtent:
@@ -52,7 +55,6 @@ class ZipContent(TorchContent):
         self, file: InputFile, offset: int = 0, length: int | None = None, *, pickle: str = "data.pkl"
     ) -> None:
         self.archive = Archive(file, offset, length)
-        self.members = self.archive.names
         self._extents: dict[str, FileExtent] = {}
         if pickle not in self.archive:
             raise ReconError(
@@ -65,6 +67,7 @@ class ZipContent(TorchContent):
         self.root, end = read_pickle(data, 0, what)
         if end != len(data):
             raise ReconError(f"{what} has {len(data) - end} bytes behind its end", "the file is damaged")
+        self.carried = _carried(self.archive)
 
     def extent(self, storage: StorageName) -> FileExtent:
         """The member of a storage."""
@@ -77,6 +80,13 @@ class ZipContent(TorchContent):
         return self._extents[name]
 
 
+def _carried(archive: Archive) -> dict[str, str]:
+    if MANIFEST not in archive:
+        return {}
+    text = archive.read(MANIFEST, MAX_PICKLE_BYTES).decode("utf-8", "replace")
+    return {MANIFEST.removesuffix(".json"): text}
+
+
 class LegacyContent(TorchContent):
     """The form that torch wrote before version 1.6: several pickles, and the storages one after the other.
 
@@ -85,6 +95,7 @@ class LegacyContent(TorchContent):
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
+        self.carried = {}
         (protocol, system, self.root, keys), at = _read_pickles(file)
         if protocol != _PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
             raise ReconError(f"{quoted(file.path)} is of a form of torch files that is not known")

@@ -42,7 +42,8 @@ class TorchSource(CheckpointSource):
         except BaseException:
             self._file.close()
             raise
-        self.metadata: Mapping[str, str] = {}
+        self.metadata: Mapping[str, str] = self.content.carried
+        self.key = self.weights.key or None
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""

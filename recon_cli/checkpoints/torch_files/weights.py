@@ -140,6 +140,15 @@ def follow(root: object, path: Path) -> object:
     return root
 
 
+def beside(root: object, path: Path) -> list[Path]:
+    """What lies beside a node, and beside each of the containers that hold it."""
+    found: list[Path] = []
+    for depth, step in enumerate(path):
+        keys = _steps(follow(root, path[:depth]))
+        found += [(*path[:depth], key) for key in keys if key != step]
+    return found
+
+
 def _is_container(node: object) -> bool:
     return isinstance(node, (dict, list, tuple)) or items_of(node) is not None
 

@@ -19,7 +19,7 @@ from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId
 from recon_cli.checkpoints.pickles.writing import write_pickle
 from recon_cli.checkpoints.streaming import FilePlace, Run, stream
 from recon_cli.checkpoints.tensors import DTYPE_BITS, TORCH_DTYPES, CheckpointSource, StoredTensor
-from recon_cli.checkpoints.torch_files.content import TorchContent
+from recon_cli.checkpoints.torch_files.content import MANIFEST, TorchContent
 from recon_cli.checkpoints.torch_files.source import locate
 from recon_cli.checkpoints.torch_files.tensor_nodes import (
     STORAGE_DTYPES,
@@ -33,8 +33,6 @@ from recon_cli.errors import ReconError, quoted
 Digests = Mapping[str, str]
 
 ROOT = "archive"
-MANIFEST = "recon.manifest.json"
-"""The member that holds the text which the file carries; `torch.load` does not look at it."""
 
 
 _KINDS = {dtype: kind for kind, dtype in TORCH_DTYPES.items()}

@@ -1,0 +1,82 @@
+"""What a branched checkpoint holds, in the form that its file name asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from recon_cli.artifacts.manifest import CarriedEntry
+from recon_cli.branching.plan import BranchingPlan
+from recon_cli.branching.training_state import TreeBranching
+from recon_cli.checkpoints.pickles.nodes import path_text
+from recon_cli.checkpoints.prefixes import Unprefixed
+from recon_cli.checkpoints.torch_files.source import TorchSource
+from recon_cli.checkpoints.torch_files.weights import beside
+from recon_cli.checkpoints.torch_files.writer import SourceStorages
+from recon_cli.checkpoints.writing import TORCH_SUFFIXES, Carried, CheckpointWriter, TorchWriter, flat_writer
+from recon_cli.errors import ReconError, quoted
+
+
+@dataclass(frozen=True)
+class BranchedContent:
+    """What is written, before it is known what the manifest in it says.
+
+    :ivar entries: what lies beside the weights in the source, and what becomes of it.
+    """
+
+    path: Path
+    source: Unprefixed
+    plan: BranchingPlan
+    entries: tuple[CarriedEntry, ...] = ()
+    shard_size: int | None = None
+    tree: tuple[object, SourceStorages] | None = None
+
+    def writer(self, carried: Carried) -> CheckpointWriter:
+        """What writes it.
+
+        :param carried: the manifest.
+        """
+        if self.tree is not None:
+            return TorchWriter(self.path, self.source, *self.tree, carried)
+        prefix = self.source.prefix
+        places = {key: tuple(prefix + name for name in names) for key, names in self.plan.places.items()}
+        return flat_writer(self.path, self.source, places, carried=carried, shard_size=self.shard_size)
+
+
+def branched_content(
+    path: Path, source: Unprefixed, plan: BranchingPlan, parameters: tuple[str, ...], shard_size: int | None
+) -> BranchedContent:
+    """Decide what a branched checkpoint holds.
+
+    A torch file that is written as one keeps all that it holds, and what mirrors the weights is branched along; every
+    other form holds the weights alone.
+
+    :param path: the file that is named for it.
+    :param parameters: the names of the source's parameters, in its order.
+    :raises ReconError: if a torch file is to be divided.
+    """
+    as_torch = path.suffix.lower() in TORCH_SUFFIXES
+    if as_torch and shard_size is not None:
+        raise ReconError(
+            f"--shard-size divides safetensors, but {quoted(path)} is named like a torch file",
+            f"name it {quoted(path.with_suffix('.safetensors'))}, or leave --shard-size out",
+        )
+    origin = source.source
+    if not isinstance(origin, TorchSource):
+        return BranchedContent(path, source, plan, shard_size=shard_size)
+    if not as_torch:
+        return BranchedContent(path, source, plan, _left_out(origin), shard_size)
+    storages = SourceStorages(origin.content)
+    tensors = {tensor.key: tensor for tensor in source.tensors}
+    branching = TreeBranching(plan, source.prefix, tensors, parameters, storages)
+    root, entries = branching.branched(origin.content.root, origin.weights.path)
+    return BranchedContent(path, source, plan, tuple(entries), tree=(root, storages))
+
+
+def _left_out(origin: TorchSource) -> tuple[CarriedEntry, ...]:
+    """The entries of a torch file that a file of tensors alone does not hold."""
+    weights = origin.weights
+    own = {key for key, _ in weights.tensors}
+    inside = [(*weights.path, key) for key, _ in weights.items if key not in own]
+    paths = [*beside(origin.content.root, weights.path), *inside]
+    return tuple(CarriedEntry(path=path_text(path), treatment="left out") for path in paths)
