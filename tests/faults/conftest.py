@@ -24,12 +24,13 @@ class Ended:
     """How a process ended.
 
     :ivar code: its exit code; negative if a signal killed it.
+    :ivar err: its standard error without notes.
     """
 
     def __init__(self, process: subprocess.CompletedProcess[str]) -> None:
         self.code = process.returncode
         self.out = process.stdout
-        self.err = process.stderr
+        self.err = "".join(line for line in process.stderr.splitlines(True) if not line.startswith("note: "))
 
     def refuses(self, *words: str) -> None:
         """Check for exit code 2 and one sentence with these words."""

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -33,6 +34,8 @@ LACKING: dict[str, Callable[[], None]] = {
     ),
     "reservation": lambda: lack(os, "posix_fallocate", errno.EOPNOTSUPP),
     "hard links": lambda: lack(os, "link", errno.EPERM),
+    # As if the disk filled up after the look at it.
+    "foresight": lambda: setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1 << 40, f_frsize=1)),
     "locks": lambda: lack(fcntl, "flock", errno.ENOLCK),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.conftest import check_branched, run, snapshot, split
 
-LACKING = [[], ["reservation"], ["reservation", "unnamed files"]]
+LACKING = [["foresight", *more] for more in ([], ["reservation"], ["reservation", "unnamed files"])]
 MIB = 1 << 20
 
 
@@ -23,6 +23,12 @@ def test_a_disk_that_fills_up_is_left_as_it_was(disk, source, lacking):
     assert snapshot(folder) == {}
     status = os.statvfs(folder)
     assert status.f_bfree == status.f_blocks
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(disk, source):
+    folder = disk("size=6m")
+    run(*split(source, folder / "b.safetensors"), cwd=folder).refuses("b.safetensors", "are free")
+    assert snapshot(folder) == {}
 
 
 @pytest.mark.parametrize("lacking", LACKING[1:2])
