@@ -63,8 +63,10 @@ def check_ranking(ranking: Ranking, parameters: ParameterTable, checkpoint: Path
             "split a checkpoint of the model that was profiled",
         )
     for layer in ranking.layers:
+        if layer.parameters is None:
+            continue
         found = count(parameters.of_layers((layer.name, *layer.aliases)))
-        if layer.parameters is not None and found != layer.size:
+        if found != layer.size:
             raise ReconError(
                 f"the layer {quoted(layer.name)} has {found} parameters in {quoted(checkpoint)}, "
                 f"but {layer.size} in the ranking",
