@@ -84,7 +84,8 @@ def _named_layers(
     tasks: tuple[str, ...],
 ) -> tuple[SplitLayer, ...]:
     ranked = {layer.name: layer for layer in ranking.layers} if ranking else {}
-    names = policies.explicit(named)
+    # Layers may be called as in the file, behind what a wrapper put there.
+    names = policies.explicit([_bare(name, parameters) for name in named])
     if wish.granularity == "module":
         own = ranked or [name for name in parameters.layers.keys if parameters.of_layers([name])]
         names = _inside(names, modules_of(own))
@@ -94,6 +95,10 @@ def _named_layers(
     return tuple(
         _split(ranked[name], tasks) if name in ranked else split_per_task(name, (), tasks) for name in distinct
     )
+
+
+def _bare(name: str, parameters: ParameterTable) -> str:
+    return name if name in parameters.layers.keys else name.removeprefix(parameters.prefix)
 
 
 def _inside(names: Sequence[str], modules: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from recon_cli.branching.parameters import ParameterTable
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.requests import SelectionRequest, SplitRequest
 from recon_cli.branching.sizing import sizes_of
-from recon_cli.checkpoints.tensors import CheckpointSource
+from recon_cli.checkpoints.prefixes import Unprefixed
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Decision:
     without_conflicts: tuple[str, ...] = ()
 
 
-def decide(request: SplitRequest, source: CheckpointSource) -> Decision:
+def decide(request: SplitRequest, source: Unprefixed) -> Decision:
     """Decide what is done to an open checkpoint.
 
     :raises ReconError: for whatever would make the split fail.

@@ -6,7 +6,8 @@ from collections.abc import Container, Iterable, Sequence
 
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
 from recon_cli.artifacts.scores import UnrankedLayer
-from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
+from recon_cli.checkpoints.prefixes import Unprefixed
+from recon_cli.checkpoints.tensors import TensorInfo
 from recon_cli.layers.names import LayerTable, is_parameter, layer_of
 
 
@@ -17,9 +18,11 @@ class ParameterTable:
 
     :ivar tensors: all tensors of the checkpoint by their names, in its order.
     :ivar layers: its layers.
+    :ivar prefix: what stands before all of these names in the file.
     """
 
-    def __init__(self, source: CheckpointSource, ranking: Ranking | None) -> None:
+    def __init__(self, source: Unprefixed, ranking: Ranking | None) -> None:
+        self.prefix = source.prefix
         self.tensors = {tensor.key: tensor for tensor in source.tensors}
         self.layers = LayerTable.of(self.tensors)
         self._format = source.FORMAT

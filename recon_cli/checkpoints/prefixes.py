@@ -49,7 +49,9 @@ class Unprefixed(CheckpointSource):
         self.prefix = prefix
         length = len(prefix)
         self.FORMAT = source.FORMAT  # type: ignore[misc]
-        self.tensors = tuple(replace(tensor, key=tensor.key[length:]) for tensor in source.tensors)
+        # Without a prefix they are the same, and there may be very many.
+        renamed = (replace(tensor, key=tensor.key[length:]) for tensor in source.tensors)
+        self.tensors = tuple(renamed) if prefix else source.tensors
         self.ties = {key[length:]: first[length:] for key, first in source.ties.items()}
         self.metadata = source.metadata
         self.key = source.key

@@ -111,6 +111,10 @@ def test_what_a_wrapper_put_before_the_names_stays_there_and_layers_are_named_wi
     manifest = Manifest.read("out.manifest.json")
     assert (manifest.source.prefix, [layer.name for layer in manifest.layers]) == (prefix, ["conv"])
     recon("verify", output, "--source", "in.pt").succeeds()
+    recon("split", "in.pt", "--layers", f"{prefix}conv", "--tasks", "left,right", "-o", output, "--force").succeeds()
+    # `model.` is no wrapper's: it was known by the layer's name alone.
+    name = "model.conv" if prefix == "model." else "conv"
+    assert [layer.name for layer in Manifest.read("out.manifest.json").layers] == [name]
 
 
 def test_what_lies_beside_the_weights_is_told(recon, state):
