@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.errors import ReconError, quoted
@@ -99,3 +99,21 @@ class FileExtent(Extent):
             yield buffer[:read]
             offset += read
             left -= read
+
+
+class ConcatenatedExtent(Extent):
+    """Several extents, one after the other; the sum that is stated for each of them is checked.
+
+    :param parts: the extents.
+    :param name: what messages call them together.
+    """
+
+    def __init__(self, parts: Sequence[Extent], name: str) -> None:
+        self._parts = tuple(parts)
+        self.name = name
+        self.bytes = sum(part.bytes for part in parts)
+
+    def pieces(self, ring: Ring) -> Iterator[memoryview]:
+        """The bytes of all of them in order."""
+        for part in self._parts:
+            yield from part.checked_pieces(ring)
