@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.document import read_json
 from recon_cli.artifacts.formats import CheckpointFormat
+from recon_cli.checkpoints.containment import path_beside
 from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.errors import ReconError, listed, quoted
 
@@ -27,7 +28,7 @@ class ShardedSource(CheckpointSource):
         self._shards: dict[str, CheckpointSource] = {}
         try:
             for name in dict.fromkeys(weight_map.values()):
-                self._shards[name] = open_shard(_shard_path(index, name))
+                self._shards[name] = open_shard(path_beside(index, name, f"the index {quoted(index)}"))
             _check_content(index, weight_map, self._shards)
         except BaseException:
             self.close()
@@ -79,24 +80,6 @@ def read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
     metadata: Any = content.get("metadata")
     texts = metadata.items() if isinstance(metadata, dict) else ()
     return weight_map, {key: value for key, value in texts if isinstance(value, str)}
-
-
-def _shard_path(index: Path, name: str) -> Path:
-    parts = PurePosixPath(name).parts
-    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise ReconError(
-            f"the index {quoted(index)} names the file {quoted(name)}, which is not inside its folder",
-            "write file names alone into the index",
-        )
-    path = index.parent / name
-    # The cache of Hugging Face's hub holds an index and its shards as links into one other folder.
-    homes = [index.parent.resolve(), index.resolve().parent]
-    if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
-        raise ReconError(
-            f"{quoted(path)} is a link out of the folder of its index",
-            "put the file itself beside the index",
-        )
-    return path
 
 
 def _check_content(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, CheckpointSource]) -> None:

@@ -13,8 +13,8 @@ from recon_cli.checkpoints.torch_files.content import LegacyContent, TorchConten
 from recon_cli.checkpoints.torch_files.tensor_nodes import (
     NotPlainError,
     TensorView,
-    as_view,
     check_bounds,
+    plain_view,
 )
 from recon_cli.checkpoints.torch_files.weights import StateDict, choose_weights
 from recon_cli.errors import ReconError, quoted
@@ -63,6 +63,33 @@ def open_content(file: InputFile) -> TorchContent:
     return ZipContent(file) if head == _ZIP else LegacyContent(file)
 
 
+class TensorList:
+    """Tensors with their bytes, as they are found one by one.
+
+    :ivar tensors: in the order in which they were added.
+    :ivar ties: for a tensor that lies in the same memory as an earlier one, that one's name.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: list[StoredTensor] = []
+        self.ties: dict[str, str] = {}
+        self._first: dict[tuple[object, ...], StoredTensor] = {}
+
+    def add(self, key: str, view: TensorView, content: TorchContent) -> None:
+        """Add a tensor.
+
+        :raises NotPlainError: if its bytes are not there.
+        """
+        identity = (content, view.storage.key, view.dtype, view.offset, view.shape, view.strides)
+        tied = self._first.get(identity)
+        extent, begin = (tied.extent, tied.begin) if tied else locate(view, content)
+        tensor = StoredTensor(key, view.dtype, view.shape, extent, begin)
+        self.tensors.append(tensor)
+        if tied and tensor.bytes:
+            self.ties[key] = tied.key
+        self._first.setdefault(identity, tensor)
+
+
 def stored_tensors(
     weights: StateDict, content: TorchContent, what: str
 ) -> tuple[tuple[StoredTensor, ...], dict[str, str]]:
@@ -70,26 +97,14 @@ def stored_tensors(
 
     :raises ReconError: naming a tensor that is not plain, or whose bytes are not there.
     """
-    tensors = []
-    ties: dict[str, str] = {}
-    first: dict[tuple[object, ...], StoredTensor] = {}
+    found = TensorList()
     for key, node in weights.tensors:
         try:
-            view = as_view(node)
-            if view is None:
-                raise NotPlainError("damaged: what rebuilds it lacks an argument")
-            identity = (view.storage.key, view.dtype, view.offset, view.shape, view.strides)
-            tied = first.get(identity)
-            extent, begin = (tied.extent, tied.begin) if tied else locate(view, content)
+            found.add(key, plain_view(node), content)
         except NotPlainError as problem:
             path = ".".join([*map(str, weights.path), key])
             raise ReconError(f"the tensor {quoted(path)} of {what} is {problem}", _HINT) from None
-        tensor = StoredTensor(key, view.dtype, view.shape, extent, begin)
-        tensors.append(tensor)
-        if tied and tensor.bytes:
-            ties[key] = tied.key
-        first.setdefault(identity, tensor)
-    return tuple(tensors), ties
+    return tuple(found.tensors), found.ties
 
 
 _HINT = "save it as a plain tensor of its own: `tensor.detach().clone().contiguous()`"

@@ -110,6 +110,17 @@ def as_view(node: object) -> TensorView | None:
     return None if read is None else read(node.arguments)
 
 
+def plain_view(node: object) -> TensorView:
+    """The tensor that a node rebuilds.
+
+    :raises NotPlainError: if it rebuilds none, or no plain one.
+    """
+    view = as_view(node)
+    if view is None:
+        raise NotPlainError("damaged: what rebuilds it lacks an argument")
+    return view
+
+
 def is_tensor(node: object) -> bool:
     """Whether a node would rebuild a tensor, of whichever kind."""
     return isinstance(node, Call) and node.full_name in REBUILDERS

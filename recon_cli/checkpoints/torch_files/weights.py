@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from recon_cli.checkpoints.pickles.nodes import Call, Global, Part, Path, items_of, path_text, walk
@@ -116,13 +116,16 @@ def preferred(found: Sequence[StateDict]) -> StateDict | None:
     return None
 
 
-def refusals(root: object, what: str) -> list[Refusal]:
-    """What is neither plain data nor a tensor."""
+def refusals(root: object, what: str, known: Callable[[Global], bool] = lambda _: False) -> list[Refusal]:
+    """What is neither plain data nor a tensor.
+
+    :param known: what else the pickle may name.
+    """
     found = []
     for path, node in walk(root, what, enter=lambda node: not is_plain_tensor(node)):
         reason = None
         if isinstance(node, Global):
-            reason = None if _is_allowed(node) else f"a {quoted(node.full_name)}"
+            reason = None if _is_allowed(node) or known(node) else f"a {quoted(node.full_name)}"
         elif isinstance(node, Call) and node.full_name is None:
             reason = "what a computed function would give"
         elif isinstance(node, Call) and node.full_name in _BUFFERS and any(isinstance(a, int) for a in node.arguments):
