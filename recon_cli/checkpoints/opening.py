@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recon_cli.checkpoints.distributed.source import DistributedSource, is_distributed
+from recon_cli.checkpoints.folders import checkpoint_in
+from recon_cli.checkpoints.programs.exported import ExportedSource
+from recon_cli.checkpoints.programs.torchscript import TorchScriptSource
 from recon_cli.checkpoints.safetensors_source import SafetensorsSource
 from recon_cli.checkpoints.sharded_source import ShardedSource, is_index
 from recon_cli.checkpoints.sniffing import sniff_format
@@ -15,17 +19,26 @@ from recon_cli.errors import ReconError, quoted
 def open_checkpoint(path: Path, key: str | None = None) -> CheckpointSource:
     """Open a checkpoint for reading.
 
-    :param key: the path of the weights in a torch file that holds more, such as `model` or `ema.shadow`.
+    :param path: a file, an index of shards, or a folder that holds one checkpoint.
+    :param key: the path of the weights in a torch file or distributed checkpoint that holds more, such as `model` or
+        `ema.shadow`.
     :raises ReconError: if it is missing, broken, or of no kind that is read.
     """
+    if path.is_dir():
+        if is_distributed(path):
+            return DistributedSource(path, key)
+        path = checkpoint_in(path)
     return ShardedSource(path, lambda shard: _open_file(shard, key)) if is_index(path) else _open_file(path, key)
 
 
 def _open_file(path: Path, key: str | None) -> CheckpointSource:
-    if sniff_format(path) == "torch":
+    kind = sniff_format(path)
+    if kind == "torch":
         return TorchSource(path, key)
     if key is not None:
         raise ReconError(
-            f"{quoted(path)} holds tensors alone, so there is nothing under {quoted(key)}", "leave --key out"
+            f"{quoted(path)} holds one set of weights, so there is nothing under {quoted(key)}", "leave --key out"
         )
-    return SafetensorsSource(path)
+    if kind == "torchscript":
+        return TorchScriptSource(path)
+    return ExportedSource(path) if kind == "exported" else SafetensorsSource(path)

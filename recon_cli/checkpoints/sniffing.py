@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -27,13 +27,16 @@ _CALLED = {
 }
 
 
-def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
+def sniff_format(path: Path) -> Literal["safetensors", "torch", "torchscript", "exported"]:
     """Tell the kind of a checkpoint file.
 
-    :raises ReconError: if the file is missing, empty, a folder, or of neither kind.
+    :raises ReconError: if the file is missing, empty, a folder, or of no such kind.
     """
     head = _read_head(path, "checkpoint")
-    if head.startswith((_ZIP, _OLD_TORCH)):
+    if head.startswith(_ZIP):
+        # What is wrong with an archive is said by its reader.
+        return _kind_of_archive(_names_in(path) or ()) or "torch"
+    if head.startswith(_OLD_TORCH):
         return "torch"
     if _begins_as_safetensors(head):
         return "safetensors"
@@ -42,8 +45,9 @@ def sniff_format(path: Path) -> Literal["safetensors", "torch"]:
     if path.suffix == ".safetensors":
         return "safetensors"
     raise ReconError(
-        f"{quoted(path)} is neither a safetensors file nor one that `torch.save` wrote",
-        "convert it to one of these; both are read whatever the file's name is",
+        f"{quoted(path)} is neither a safetensors file nor one that `torch.save`, `torch.jit.save` or"
+        " `torch.export.save` wrote",
+        "convert it to one of these; all are read whatever the file's name is",
     )
 
 
@@ -62,7 +66,14 @@ def check_program(path: Path, kind: Program) -> None:
     :raises ReconError: if it is missing, or saying what it is instead.
     """
     head = _read_head(path, PROGRAMS[kind])
-    found = _kind_of_archive(path, kind) if head.startswith(_ZIP) else None
+    found: str | None = None
+    if head.startswith(_ZIP):
+        names = _names_in(path)
+        if names is None:
+            raise ReconError(
+                f"the {PROGRAMS[kind]} {quoted(path)} is damaged: its archive cannot be read", "copy or write it anew"
+            )
+        found = _kind_of_archive(names)
     if _begins_as_safetensors(head):
         found = "safetensors"
     elif head.startswith(_PICKLE):
@@ -81,16 +92,23 @@ def check_program(path: Path, kind: Program) -> None:
     )
 
 
-def _kind_of_archive(path: Path, expected: Program) -> str | None:
+def _names_in(path: Path) -> list[str] | None:
+    """The names in an archive; None if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # Everything in such an archive lies in one folder, whose name is arbitrary.
-            names = {name.partition("/")[2] for name in archive.namelist()}
+            return archive.namelist()
     # A damaged directory makes zipfile fail in several ways.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        raise ReconError(
-            f"the {PROGRAMS[expected]} {quoted(path)} is damaged: its archive cannot be read", "copy or write it anew"
-        ) from None
+        return None
+
+
+def _kind_of_archive(names: Iterable[str]) -> Literal["torch", "torchscript", "exported"] | None:
+    """What an archive with such names is."""
+    names = set(names)
+    if "serialized_exported_program.json" in names:
+        return "exported"
+    # Everything in a later archive lies in one folder, whose name is arbitrary.
+    names = {name.partition("/")[2] for name in names}
     if any(name.startswith("code/") for name in names):
         return "torchscript"
     if {"archive_format", "models/model.json"} <= names:

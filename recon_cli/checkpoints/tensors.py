@@ -80,6 +80,7 @@ class CheckpointSource(ABC):
     :ivar ties: for a tensor that lies in the same memory as an earlier one, that one's name.
     :ivar metadata: the text that the file carries besides its tensors.
     :ivar key: where they lie in a file that holds more, as `--key` takes it; None if there is nothing else.
+    :ivar others: the names of what is left out beside them; those of a torch file are in its tree.
     """
 
     FORMAT: ClassVar[CheckpointFormat]
@@ -87,6 +88,7 @@ class CheckpointSource(ABC):
     ties: Mapping[str, str]
     metadata: Mapping[str, str]
     key: str | None = None
+    others: tuple[str, ...] = ()
 
     @abstractmethod
     def check_unchanged(self) -> None:

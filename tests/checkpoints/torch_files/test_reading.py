@@ -53,7 +53,7 @@ def write_plain_pickle(path: Path) -> None:
 CONTENTS = {
     "missing": (lambda _: None, "there is no checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
-    "folder": (lambda path: path.mkdir(), "is a folder"),
+    "folder": (lambda path: path.mkdir(), "holds no checkpoint"),
     "text": (lambda path: path.write_text("hello, weights"), "neither a safetensors file nor"),
     "truncated": (
         lambda path: (torch.save({"w": torch.zeros(1000)}, path), os.truncate(path, 1000)),

@@ -1,0 +1,1 @@
+"""The weights of files that hold a whole network, read without running it."""
