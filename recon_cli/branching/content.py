@@ -63,8 +63,8 @@ def branched_content(
         )
     origin = source.source
     if not isinstance(origin, TorchSource):
-        entries = tuple(CarriedEntry(path=name, treatment="left out") for name in origin.others)
-        return BranchedContent(path, source, plan, entries, shard_size)
+        others = tuple(CarriedEntry(path=name, treatment="left out") for name in origin.others)
+        return BranchedContent(path, source, plan, others, shard_size)
     if not as_torch:
         return BranchedContent(path, source, plan, _left_out(origin), shard_size)
     storages = SourceStorages(origin.content)

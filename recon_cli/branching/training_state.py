@@ -274,8 +274,7 @@ class TreeBranching:
 
     def _copied_tensor(self, node: object, view: TensorView, branch: str) -> object:
         """The same tensor on a storage of its own; what is tied is tied in each branch."""
-        identity = (view.storage.key, view.dtype, view.offset, view.shape, view.strides, branch)
-        return self._storages.copied(node, view, identity)
+        return self._storages.copied(node, view, (*view.identity, branch))
 
 
 class _UnknownOrderError(Exception):

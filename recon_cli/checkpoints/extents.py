@@ -44,6 +44,11 @@ class Extent(ABC):
     name: str
     crc: int | None = None
 
+    @property
+    def base(self) -> Extent:
+        """The run in the file that its bytes come from; itself if they lie there as they are."""
+        return self
+
     @abstractmethod
     def pieces(self, ring: Ring) -> Iterator[memoryview]:
         """The bytes in order, in pieces of at most `PIECE_BYTES`.

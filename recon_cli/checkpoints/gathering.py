@@ -62,6 +62,11 @@ class GatheredExtent(Extent):
         self.name = base.name
         self.bytes = math.prod(shape) * itemsize
 
+    @property
+    def base(self) -> Extent:
+        """Where its elements lie."""
+        return self._base
+
     def pieces(self, ring: Ring) -> Iterator[memoryview]:  # noqa: ARG002 - pieces that are still in use may lie in it
         """The elements' bytes."""
         import torch

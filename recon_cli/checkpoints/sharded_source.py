@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.document import read_json
 from recon_cli.artifacts.formats import CheckpointFormat
 from recon_cli.checkpoints.containment import path_beside
-from recon_cli.checkpoints.tensors import CheckpointSource
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.checkpoints.tensors import CheckpointSource, Entry
+from recon_cli.errors import ReconError, counted, listed, quoted
 
 INDEX_SUFFIX = ".index.json"
 
@@ -28,12 +29,13 @@ class ShardedSource(CheckpointSource):
         self._shards: dict[str, CheckpointSource] = {}
         try:
             for name in dict.fromkeys(weight_map.values()):
-                self._shards[name] = open_shard(path_beside(index, name, f"the index {quoted(index)}"))
+                self._shards[name] = open_shard(shard_path(index, name))
             _check_content(index, weight_map, self._shards)
         except BaseException:
             self.close()
             raise
         shards = self._shards.values()
+        self.paths = (index, *(index.parent / name for name in self._shards))
         self.tensors = tuple(tensor for shard in shards for tensor in shard.tensors)
         self.ties: Mapping[str, str] = {key: first for shard in shards for key, first in shard.ties.items()}
         self.metadata: Mapping[str, str] = {**_in_all(list(shards)), **own_metadata}
@@ -42,6 +44,18 @@ class ShardedSource(CheckpointSource):
     def FORMAT(self) -> CheckpointFormat:  # type: ignore[override]  # noqa: N802
         """The format of its files."""
         return next(iter(self._shards.values())).FORMAT
+
+    @property
+    def form(self) -> str:
+        """What such files are called, in words."""
+        first = next(iter(self._shards.values()))
+        return f"{first.form}, in {counted(len(self._shards), 'file')}"
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What lies beside the weights, file by file."""
+        shards = self._shards.items()
+        return [replace(entry, path=f"{name}: {entry.path}") for name, shard in shards for entry in shard.entries]
 
     def check_unchanged(self) -> None:
         """Refuse files that were modified since they were opened."""
@@ -80,6 +94,14 @@ def read_index(index: Path) -> tuple[dict[str, str], dict[str, str]]:
     metadata: Any = content.get("metadata")
     texts = metadata.items() if isinstance(metadata, dict) else ()
     return weight_map, {key: value for key, value in texts if isinstance(value, str)}
+
+
+def shard_path(index: Path, name: str) -> Path:
+    """Where a file of an index is.
+
+    :raises ReconError: if it is, or links to, a place outside the index's folder.
+    """
+    return path_beside(index, name, f"the index {quoted(index)}")
 
 
 def _check_content(index: Path, weight_map: Mapping[str, str], shards: Mapping[str, CheckpointSource]) -> None:

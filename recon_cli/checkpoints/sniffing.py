@@ -118,17 +118,28 @@ def _kind_of_archive(names: Iterable[str]) -> Literal["torch", "torchscript", "e
 
 def guess_format(path: Path) -> Literal["safetensors", "torch"] | None:
     """The kind of checkpoint that a file begins as; None if it is of neither kind or cannot be read."""
-    # Opening a pipe would wait for its writer.
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except OSError:
-        return None
+    head = _beginning(path)
     if _begins_as_safetensors(head):
         return "safetensors"
     return "torch" if head.startswith((_ZIP, _PICKLE)) else None
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file begins as a JSON document does; False if it cannot be read."""
+    head = _beginning(path)
+    return head.lstrip().startswith(b"{") and not _begins_as_safetensors(head)
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    # Opening a pipe would wait for its writer.
+    if not path.is_file():
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""
 
 
 def _read_head(path: Path, what: str) -> bytes:

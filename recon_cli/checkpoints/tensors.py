@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, TypeVar
 
@@ -70,6 +71,37 @@ class StoredTensor(TensorInfo):
     begin: int = 0
 
 
+@dataclass(frozen=True)
+class FoundTensor:
+    """A tensor as far as its file can be read.
+
+    :ivar info: its type and shape, if they are known; a `StoredTensor` if its bytes can be read.
+    :ivar tied: the name of an earlier tensor that lies in the same memory.
+    :ivar problem: why its bytes cannot be read, completing `it is ...`.
+    """
+
+    key: str
+    info: TensorInfo | None
+    tied: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something that lies beside the weights of a checkpoint.
+
+    :ivar path: where it is, as `--key` takes it.
+    :ivar kind: what it is, in words.
+    :ivar tensors: how many tensors are in it.
+    :ivar bytes: the size of their storages and of other binary data in it.
+    """
+
+    path: str
+    kind: str
+    tensors: int = 0
+    bytes: int = 0
+
+
 AnySource = TypeVar("AnySource", bound="CheckpointSource")
 
 
@@ -81,6 +113,7 @@ class CheckpointSource(ABC):
     :ivar metadata: the text that the file carries besides its tensors.
     :ivar key: where they lie in a file that holds more, as `--key` takes it; None if there is nothing else.
     :ivar others: the names of what is left out beside them; those of a torch file are in its tree.
+    :ivar paths: the files that it consists of; empty if it is the one that was opened.
     """
 
     FORMAT: ClassVar[CheckpointFormat]
@@ -89,6 +122,17 @@ class CheckpointSource(ABC):
     metadata: Mapping[str, str]
     key: str | None = None
     others: tuple[str, ...] = ()
+    paths: Sequence[Path] = ()
+
+    @property
+    def form(self) -> str:
+        """What such a file is called, in words."""
+        return "torch file" if self.FORMAT == "torch" else self.FORMAT
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What lies beside the weights."""
+        return ()
 
     @abstractmethod
     def check_unchanged(self) -> None:

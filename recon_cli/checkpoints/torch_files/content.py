@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from recon_cli.checkpoints.archives.reading import Archive
 from recon_cli.checkpoints.extents import FileExtent
@@ -32,6 +33,8 @@ class TorchContent(ABC):
     :ivar carried: the text that Recon has put beside it, by its name.
     """
 
+    FORM: ClassVar[str]
+    """What such a file is called, in words."""
     root: object
     carried: Mapping[str, str]
 
@@ -50,6 +53,8 @@ class ZipContent(TorchContent):
     :param length: its bytes.
     :param pickle: the member that holds the tree.
     """
+
+    FORM = "torch file (zip)"
 
     def __init__(
         self, file: InputFile, offset: int = 0, length: int | None = None, *, pickle: str = "data.pkl"
@@ -92,6 +97,8 @@ class LegacyContent(TorchContent):
 
     :raises ReconError: if the file is none of that form, or is cut off.
     """
+
+    FORM = "torch file (of the form before torch 1.6)"
 
     def __init__(self, file: InputFile) -> None:
         self._file = file

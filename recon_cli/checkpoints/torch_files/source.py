@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recon_cli.checkpoints.extents import Extent
 from recon_cli.checkpoints.gathering import GatheredExtent, is_row_major
 from recon_cli.checkpoints.inputs import InputFile
-from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor
+from recon_cli.checkpoints.tensors import (
+    DTYPE_BITS,
+    CheckpointSource,
+    Entry,
+    FoundTensor,
+    StoredTensor,
+    TensorInfo,
+)
 from recon_cli.checkpoints.torch_files.content import LegacyContent, TorchContent, ZipContent
+from recon_cli.checkpoints.torch_files.entries import entries_beside
 from recon_cli.checkpoints.torch_files.tensor_nodes import (
     NotPlainError,
     TensorView,
@@ -45,6 +53,16 @@ class TorchSource(CheckpointSource):
         self.metadata: Mapping[str, str] = self.content.carried
         self.key = self.weights.key or None
 
+    @property
+    def form(self) -> str:
+        """What such a file is called, in words."""
+        return self.content.FORM
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What lies beside the weights."""
+        return entries_beside(self.content, quoted(self._file.path))
+
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""
         self._file.check_unchanged()
@@ -75,12 +93,12 @@ class TensorList:
         self.ties: dict[str, str] = {}
         self._first: dict[tuple[object, ...], StoredTensor] = {}
 
-    def add(self, key: str, view: TensorView, content: TorchContent) -> None:
+    def add(self, key: str, view: TensorView, content: TorchContent) -> StoredTensor:
         """Add a tensor.
 
         :raises NotPlainError: if its bytes are not there.
         """
-        identity = (content, view.storage.key, view.dtype, view.offset, view.shape, view.strides)
+        identity = (content, view.identity)
         tied = self._first.get(identity)
         extent, begin = (tied.extent, tied.begin) if tied else locate(view, content)
         tensor = StoredTensor(key, view.dtype, view.shape, extent, begin)
@@ -88,6 +106,7 @@ class TensorList:
         if tied and tensor.bytes:
             self.ties[key] = tied.key
         self._first.setdefault(identity, tensor)
+        return tensor
 
 
 def stored_tensors(
@@ -97,14 +116,31 @@ def stored_tensors(
 
     :raises ReconError: naming a tensor that is not plain, or whose bytes are not there.
     """
+    tensors = []
+    ties: dict[str, str] = {}
+    for found in find_tensors(weights, content):
+        if not isinstance(found.info, StoredTensor):
+            path = ".".join([*map(str, weights.path), found.key])
+            raise ReconError(f"the tensor {quoted(path)} of {what} is {found.problem}", _HINT)
+        tensors.append(found.info)
+        if found.tied is not None:
+            ties[found.key] = found.tied
+    return tuple(tensors), ties
+
+
+def find_tensors(weights: StateDict, content: TorchContent) -> Iterator[FoundTensor]:
+    """The tensors of a state dict, each as far as it can be read."""
     found = TensorList()
     for key, node in weights.tensors:
+        info: TensorInfo | None = None
         try:
-            found.add(key, plain_view(node), content)
+            view = plain_view(node)
+            info = TensorInfo(key, view.dtype, view.shape)
+            info = found.add(key, view, content)
         except NotPlainError as problem:
-            path = ".".join([*map(str, weights.path), key])
-            raise ReconError(f"the tensor {quoted(path)} of {what} is {problem}", _HINT) from None
-    return tuple(found.tensors), found.ties
+            yield FoundTensor(key, info, problem=str(problem))
+            continue
+        yield FoundTensor(key, info, found.ties.get(key))
 
 
 _HINT = "save it as a plain tensor of its own: `tensor.detach().clone().contiguous()`"

@@ -73,6 +73,11 @@ class TensorView:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What it shares with a tensor that is tied to it, and with no other of its file."""
+        return self.storage.key, self.dtype, self.offset, self.shape, self.strides
+
 
 def storage_name(node: PersistentId) -> StorageName:
     """What a persistent id says of a storage.
@@ -102,6 +107,13 @@ def as_view(node: object) -> TensorView | None:
 
     :raises NotPlainError: if it is a tensor, but no plain one.
     """
+    for _ in range(_MAX_WRAPPERS):
+        unwrap = _WRAPPERS.get(node.full_name or "") if isinstance(node, Call) else None
+        if not isinstance(node, Call) or unwrap is None:
+            break
+        node = unwrap(node.arguments)
+    else:
+        raise NotPlainError("damaged: it is wrapped again and again")
     if not isinstance(node, Call) or node.full_name is None:
         return None
     if node.full_name in _UNSUPPORTED:
@@ -195,31 +207,37 @@ def _tensor_v3(arguments: tuple[object, ...]) -> TensorView:
     return _view(arguments, TORCH_DTYPES[arguments[6].name])
 
 
-def _parameter(arguments: tuple[object, ...]) -> TensorView | None:
+def _parameter(arguments: tuple[object, ...]) -> object:
     """`_rebuild_parameter(tensor, requires_grad, hooks)`."""
-    return as_view(arguments[0]) if arguments else None
+    return arguments[0] if arguments else None
 
 
-def _from_type(arguments: tuple[object, ...]) -> TensorView | None:
+def _from_type(arguments: tuple[object, ...]) -> object:
     """`_rebuild_from_type_v2(function, type, arguments, state)`: a tensor with attributes of its own."""
     if len(arguments) != 4:
         return None
     function, kind, inner, _ = arguments
     if not isinstance(kind, Global) or kind.full_name not in _PLAIN_TYPES or not isinstance(inner, tuple):
         raise NotPlainError(f"of the class {kind.full_name if isinstance(kind, Global) else 'unknown'}")
-    return as_view(Call(function, inner))
+    return Call(function, inner)
 
 
-_READERS: Mapping[str, Callable[[tuple[object, ...]], TensorView | None]] = {
+_READERS: Mapping[str, Callable[[tuple[object, ...]], TensorView]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
+}
+
+_WRAPPERS: Mapping[str, Callable[[tuple[object, ...]], object]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     _FROM_TYPE: _from_type,
 }
+"""What makes a tensor of another one, and how to come to that."""
 
-REBUILDERS = frozenset({*_READERS, *_UNSUPPORTED})
+_MAX_WRAPPERS = 10
+
+REBUILDERS = frozenset({*_READERS, *_WRAPPERS, *_UNSUPPORTED})
 """The functions with which torch rebuilds tensors."""
 
 

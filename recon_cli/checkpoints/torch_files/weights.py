@@ -13,7 +13,7 @@ from recon_cli.errors import ReconError, did_you_mean, listed, quoted
 PREFERRED = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
 """What the weights are called in a training checkpoint, as far as people agree; the first one there is taken."""
 
-_OPTIMIZER = "param_groups"
+OPTIMIZER = "param_groups"
 _BUFFERS = ("builtins.bytearray", "__builtin__.bytearray")
 
 ALLOWED = frozenset({
@@ -68,12 +68,12 @@ def choose_weights(root: object, what: str, key: str | None = None) -> StateDict
     :param key: the path of the weights. With it, the rest of the file may hold anything, since it is not read.
     :raises ReconError: if there are none, or several that could be meant; if anything that is read is no plain data.
     """
-    base: Path = () if key is None else _find(root, key, what)
+    base = _base(root, what, key)
     part = follow(root, base)
     foreign = refusals(part, what)
     if foreign:
         raise _foreign(Refusal((*base, *foreign[0].path), foreign[0].reason), root, what, key)
-    found = [StateDict((*base, *each.path), each.items) for each in state_dicts(part, what)]
+    found = candidates(root, what, key)
     if not found:
         raise ReconError(
             f"{what} holds no state dict: no mapping from names to tensors",
@@ -87,6 +87,19 @@ def choose_weights(root: object, what: str, key: str | None = None) -> StateDict
     return chosen
 
 
+def candidates(root: object, what: str, key: str | None = None) -> list[StateDict]:
+    """The state dicts of a file, or of the part of it under a key.
+
+    :raises ReconError: if there is nothing under the key.
+    """
+    base = _base(root, what, key)
+    return [StateDict((*base, *each.path), each.items) for each in state_dicts(follow(root, base), what)]
+
+
+def _base(root: object, what: str, key: str | None) -> Path:
+    return () if key is None else _find(root, key, what)
+
+
 def state_dicts(root: object, what: str) -> list[StateDict]:
     """Every mapping of which at least half is tensors by their names, and which is no part of an optimizer's state."""
     found = []
@@ -95,7 +108,7 @@ def state_dicts(root: object, what: str) -> list[StateDict]:
         items = items_of(node)
         if items is None or any(path[: len(outer)] == outer for outer in optimizers):
             continue
-        if any(key == _OPTIMIZER for key, _ in items):
+        if any(key == OPTIMIZER for key, _ in items):
             optimizers.append(path)
             continue
         count = sum(is_tensor(value) for _, value in items)
