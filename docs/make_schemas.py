@@ -7,12 +7,13 @@ from pathlib import Path
 
 from recon_cli.artifacts.comparison import Comparison
 from recon_cli.artifacts.document import Document
+from recon_cli.artifacts.inspection import Inspection
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.verification import Verification
 
-KINDS: tuple[type[Document], ...] = (Scores, Ranking, Comparison, Manifest, SplitPlan, Verification)
+KINDS: tuple[type[Document], ...] = (Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection)
 
 
 def schema_path(kind: type[Document]) -> Path:

@@ -135,10 +135,14 @@ def read_json(path: Path) -> Any:
 
     :raises ReconError: if it cannot be read or is no JSON.
     """
-    return strict_json.parse(_read_bytes(path), name_of(path))
+    return strict_json.parse(read_bytes(path), name_of(path))
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a document; `-` is standard input.
+
+    :raises ReconError: if it cannot be read, or is too large for a document.
+    """
     if path == STANDARD_STREAM:
         if sys.stdin is None:
             raise ReconError("standard input is closed, so nothing can be read from it")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from recon_cli._version import __version__
-from recon_cli.cli import compare_rankings, init, profile, rank, split, verify
+from recon_cli.cli import compare_rankings, init, inspect, profile, rank, split, verify
 from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("init", short_help="Write a config to start from.")(init.command)
+app.command("inspect", short_help="Show what is in a file.")(inspect.command)
 app.command("profile", short_help="Measure conflicts layer by layer.")(profile.command)
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)

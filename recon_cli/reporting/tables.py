@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from recon_cli.errors import printable
+from recon_cli.sizes import BYTE_UNITS
 
 _BAR_WIDTH = 20
 
@@ -35,6 +36,12 @@ def bar(share: float) -> str:
 def megabytes(size: int) -> str:
     """A size in MB of 2^20 bytes, as the paper gives it."""
     return f"{size / 2**20:.2f} MB"
+
+
+def readable_bytes(size: int) -> str:
+    """A size in the largest unit that it has one of, such as `12.50 KB`; units are of 1024."""
+    unit = next((unit for unit in ("GB", "MB", "KB") if size >= BYTE_UNITS[unit.lower()]), None)
+    return f"{size} B" if unit is None else f"{size / BYTE_UNITS[unit.lower()]:.2f} {unit}"
 
 
 def percent(share: float) -> str:

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import recon_cli
 from recon_cli.cli.app import main
 from tests.conftest import AUTHORS_RANKING
 
-COMMANDS = ["init", "profile", "rank", "split", "compare-rankings", "verify"]
+COMMANDS = ["init", "inspect", "profile", "rank", "split", "compare-rankings", "verify"]
 
 
 def start(
@@ -68,6 +69,9 @@ NEEDS_NO_TORCH = {
     "split": ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "-o", "b.safetensors"],
     "split of a ranking": ["split", "model.safetensors", "--ranking", "ranking2.json", "--top-k", "1", "--dry-run"],
     "verify": ["verify", "branched.safetensors", "--source", "model.safetensors"],
+    "inspect": ["inspect", "branched.safetensors"],
+    "inspect of a torch file": ["inspect", "training.ckpt", "--json"],
+    "inspect of a document": ["inspect", "scores.json"],
     "a mistake": ["rank", "none.json"],
 }  # fmt: skip
 
@@ -76,6 +80,8 @@ NEEDS_NO_TORCH = {
 def files(recon, scores, ranking, checkpoint, tmp_path):
     """The files that the commands of `NEEDS_NO_TORCH` name."""
     (tmp_path / "bad.yaml").write_text("a: 1")
+    weights = torch.zeros(4, 4)
+    torch.save({"epoch": 1, "model": {"a.weight": weights, "b.weight": weights.t()}}, tmp_path / "training.ckpt")
     ranking.rename(tmp_path / "ranking2.json")
     (tmp_path / "ranking.json").write_bytes(AUTHORS_RANKING.read_bytes())
     recon("split", checkpoint, "--layers", "conv", "--tasks", "a,b", "-o", "branched.safetensors").succeeds()
@@ -126,6 +132,7 @@ def test_standard_output_carries_data_only(recon, files, mode):
         ["compare-rankings", "ranking.json", "ranking.json", mode],
         ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "--dry-run", mode],
         ["verify", "branched.safetensors", "--source", "model.safetensors", mode],
+        ["inspect", "training.ckpt", mode],
     ):
         result = recon(*arguments).succeeds()
         if mode == "--json":

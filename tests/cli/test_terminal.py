@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
+import torch
 
-def on_a_terminal(*arguments: object, cwd: Path) -> tuple[int, str]:
-    """Run `recon` with a terminal of 80 columns as its standard error; return its exit code and what was shown."""
+
+def on_a_terminal(*arguments: object, cwd: Path, watched: str = "stderr") -> tuple[int, str]:
+    """Run `recon` with a terminal of 80 columns as one of its streams; return its exit code and what was shown."""
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = {
         **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "80", "TERM": "xterm",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "recon_cli", *(str(argument) for argument in arguments)]
-    with subprocess.Popen(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs, env=environment
-    ) as process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, watched: theirs}
+    with subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, env=environment, **streams) as process:
         os.close(theirs)
         shown = b""
         try:
@@ -42,3 +49,15 @@ def test_a_profile_shows_its_progress_and_the_layers_that_lead(config, tmp_path)
 
 def test_quiet_is_quiet_on_a_terminal_too(config, tmp_path):
     assert on_a_terminal("profile", config(), "-o", "s.json", "--quiet", cwd=tmp_path) == (0, "")
+
+
+def test_what_is_in_a_file_fits_a_terminal_of_80_columns(tmp_path):
+    state = {f"encoder.layers.{n}.attention.{'out_projection' * (n + 1)}.weight": torch.zeros(64, 64) for n in range(4)}
+    torch.save({"epoch": 1, "model": state, "args": argparse.Namespace(a=1)}, tmp_path / "m.pt")
+    code, shown = on_a_terminal("inspect", "m.pt", cwd=tmp_path, watched="stdout")
+    assert code == 1
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r", "").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
+    for words in ("4,096", "16.00 KB", "[64, 64]", "argparse.Namespace", "would be refused"):
+        assert words in shown

@@ -1,0 +1,155 @@
+"""The documents that Recon's commands write, in a few words each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recon_cli.artifacts.comparison import Comparison
+from recon_cli.artifacts.document import Document, name_of, read_bytes
+from recon_cli.artifacts.inspection import InspectedDocument, Inspection
+from recon_cli.artifacts.manifest import Manifest, Size, SplitPlan
+from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.strict_json import parse
+from recon_cli.artifacts.verification import Verification
+from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
+
+Facts = dict[str, str]
+
+_LAYERS_SHOWN = 5
+
+
+def inspect_document(path: Path) -> tuple[int, InspectedDocument]:
+    """The size of a document and what it says.
+
+    :param path: its file, or `-` for standard input.
+    :raises ReconError: if it is of no schema that is known, or not valid.
+    """
+    data = read_bytes(path)
+    content = parse(data, name_of(path))
+    kind = _kind_of(content, name_of(path))
+    document = kind.from_content(content, name_of(path))
+    return len(data), InspectedDocument(document_schema=document.SCHEMA, facts=SUMMARIES[kind](document))
+
+
+def _kind_of(content: Any, what: str) -> type[Document]:
+    if not isinstance(content, dict) or not content:
+        raise ReconError(f"{what} is JSON, but no document of Recon")
+    if "schema" not in content:
+        # The authors of the paper published plain mappings from layers to scores.
+        if all(isinstance(score, (int, float)) for score in content.values()):
+            return Ranking
+        raise ReconError(f"{what} is JSON, but no document of Recon: it names no schema")
+    known = {kind.SCHEMA: kind for kind in SUMMARIES}
+    schema = content["schema"]
+    if not isinstance(schema, str) or schema not in known:
+        raise ReconError(
+            f"{what} has the schema {quoted(schema)}, which this version of Recon does not know",
+            did_you_mean(str(schema), known) or f"it knows {listed(known, limit=len(known))}",
+        )
+    return known[schema]
+
+
+def _scores(scores: Scores) -> Facts:
+    facts = {
+        "tasks": _names(scores.tasks),
+        "shared layers": str(len(scores.layers)),
+        "other layers": str(len(scores.unranked)),
+        "training steps": f"{scores.steps} of {scores.steps_requested}",
+        "measured steps": f"{scores.iterations} of {scores.iterations_requested}, "
+        f"in {counted(len(scores.stage_iterations), 'stage')}",
+        "complete": _yes(scores.complete),
+        "severities": ", ".join(number(severity) for severity in scores.severities),
+        "device": scores.device,
+        "made by": f"Recon {scores.versions.recon}, torch {scores.versions.torch}",
+    }
+    if scores.features:
+        facts["features"] = _names([feature.name for feature in scores.features])
+    return facts
+
+
+def _ranking(ranking: Ranking) -> Facts:
+    facts = {"tasks": "not named" if ranking.tasks is None else _names(ranking.tasks)}
+    if ranking.severity is not None:
+        facts["severity"] = number(ranking.severity)
+        facts["stage"] = "the whole profile" if ranking.stage is None else str(ranking.stage)
+    if ranking.iterations is not None:
+        facts["measured steps"] = str(ranking.iterations)
+    first = ranking.layers[:_LAYERS_SHOWN]
+    return {
+        **facts,
+        "layers": str(len(ranking.layers)),
+        "first layers": ", ".join(f"{layer.name} ({number(layer.score)})" for layer in first),
+        "layers with conflicts": str(sum(layer.score > 0 for layer in ranking.layers)),
+        "unranked layers": "not known" if ranking.unranked is None else str(len(ranking.unranked)),
+    }
+
+
+def _comparison(comparison: Comparison) -> Facts:
+    return {
+        "rankings": _names(comparison.rankings),
+        "layers": str(comparison.layers),
+        "largest distance (Eq. 22)": f"{comparison.largest_distance:.3f}",
+        "left out layers": str(len(comparison.left_out)),
+    }
+
+
+def _plan(plan: SplitPlan) -> Facts:
+    return {**_split(plan), "to write": f"{plan.output.total:,} bytes"}
+
+
+def _manifest(manifest: Manifest) -> Facts:
+    return {**_split(manifest), "made by": f"Recon {manifest.versions.recon}"}
+
+
+def _split(document: Manifest | SplitPlan) -> Facts:
+    source = document.source
+    return {
+        "tasks": _names(document.tasks),
+        "source": f"{source.name} ({source.format}), {source.digest}",
+        "selection": f"{document.selection.policy} {document.selection.argument}",
+        "split layers": str(len(document.layers)),
+        "layers": listed([layer.name for layer in document.layers], _LAYERS_SHOWN),
+        "before": _size(document.sizes.before),
+        "after": _size(document.sizes.after),
+    }
+
+
+def _verification(found: Verification) -> Facts:
+    return {
+        "passed": _yes(found.passed),
+        "tensors kept": str(found.kept),
+        "copies": str(found.copies),
+        "differences": str(len(found.problems)),
+    }
+
+
+def _inspection(inspection: Inspection) -> Facts:
+    inner = inspection.checkpoint.format if inspection.checkpoint else "a document"
+    return {"file": inspection.name, "format": inner, "refused": _yes(not inspection.passed)}
+
+
+SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
+    Scores: _scores,
+    Ranking: _ranking,
+    Comparison: _comparison,
+    Manifest: _manifest,
+    SplitPlan: _plan,
+    Verification: _verification,
+    Inspection: _inspection,
+}
+"""Every kind of document, and what says in words what it holds."""
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+def _size(size: Size) -> str:
+    return f"{size.parameters:,} parameters in {counted(size.tensors, 'tensor')}"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
