@@ -33,7 +33,11 @@ def identity_of(source: Unprefixed, checkpoint: Path, digests: Mapping[str, str]
 def described(source: Unprefixed, checkpoint: Path, digest: str) -> SourceCheckpoint:
     """What is known of a checkpoint, with a digest that is known or stands in for it."""
     return SourceCheckpoint(
-        name=_text_of(checkpoint.name), format=source.FORMAT, digest=digest, key=source.key, prefix=source.prefix
+        name=_text_of(checkpoint.name or checkpoint.resolve().name),
+        format=source.FORMAT,
+        digest=digest,
+        key=source.key,
+        prefix=source.prefix,
     )
 
 

@@ -31,10 +31,13 @@ class ParameterTable:
 
     @property
     def has_lost_order(self) -> bool:
-        """Whether the tensors of each type stand in the order of their names, in a safetensors file.
+        """Whether the tensors may stand in another order than the network's.
 
-        That is how safetensors' own writer puts them, whatever the order of the network.
+        Safetensors' own writer puts those of each type in the order of their names; programs and folders have an order
+        of their own.
         """
+        if self._format in ("distributed", "exported"):
+            return True
         last: dict[str, str] = {}
         for key, tensor in self.tensors.items():
             if key < last.get(tensor.dtype, ""):

@@ -132,7 +132,7 @@ class CheckpointSource(ABC):
     @property
     def entries(self) -> Sequence[Entry]:
         """What lies beside the weights."""
-        return ()
+        return tuple(Entry(name, "not read") for name in self.others)
 
     @abstractmethod
     def check_unchanged(self) -> None:
