@@ -45,12 +45,12 @@ def decide(request: SplitRequest, source: Unprefixed) -> Decision:
     parameters = ParameterTable(source, ranking)
     untouched = check_ranking(ranking, parameters, request.checkpoint) if ranking else ()
     choice = choose(request.selection, ranking, parameters, tasks)
-    plan = plan_branching(parameters.tensors, choice.layers, tasks)
+    plan = plan_branching(parameters.tensors, choice.layers, tasks, parameters.layers)
     check_ties(plan, source.ties)
     idle = {layer.name for layer in ranking.layers if layer.score == 0} if ranking else set()
     return Decision(
         plan=plan,
-        parameters=tuple(tensor.key for tensor in parameters.all()),
+        parameters=tuple(parameters.own),
         sizes=sizes_of(parameters, plan, ranking, choice.wanted_parameters),
         selection=_selection(request.selection, ranking),
         untouched=untouched,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from functools import cached_property
 
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
 from recon_cli.artifacts.scores import UnrankedLayer
@@ -45,13 +46,18 @@ class ParameterTable:
             last[tensor.dtype] = key
         return self._format == "safetensors"
 
+    @cached_property
+    def own(self) -> dict[str, TensorInfo]:
+        """The parameters of the checkpoint by their names."""
+        return {key: tensor for key, tensor in self.tensors.items() if self._is_parameter(key)}
+
     def all(self) -> list[TensorInfo]:
         """The parameters of the checkpoint."""
-        return self.among(self.tensors)
+        return list(self.own.values())
 
     def among(self, keys: Iterable[str]) -> list[TensorInfo]:
         """The parameters among tensors of the checkpoint."""
-        return [self.tensors[key] for key in keys if self._is_parameter(key)]
+        return [self.own[key] for key in keys if key in self.own]
 
     def of_layers(self, names: Iterable[str]) -> list[TensorInfo]:
         """The parameters of layers; names that the checkpoint has not are passed over."""

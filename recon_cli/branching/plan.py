@@ -50,14 +50,18 @@ def split_per_task(
     return SplitLayer(name=name, aliases=tuple(aliases), branches=tuple(branches))
 
 
-def plan_branching(keys: Iterable[str], layers: Sequence[SplitLayer], tasks: Sequence[str]) -> BranchingPlan:
+def plan_branching(
+    keys: Iterable[str], layers: Sequence[SplitLayer], tasks: Sequence[str], table: LayerTable | None = None
+) -> BranchingPlan:
     """Plan where the tensors of a state dict go when layers are split.
 
     :param keys: the names of its tensors, in order.
     :param layers: the layers to split; of a layer's names, those without tensors in the state dict are passed over.
+    :param table: the layers of the state dict, if they are known already.
     :raises ReconError: if a layer is not there, is named twice, or a new name is taken already.
     """
-    table = LayerTable.of(keys := list(keys))
+    keys = list(keys)
+    table = table or LayerTable.of(keys)
     copies: dict[str, dict[str, str]] = {}
     for layer in layers:
         if not any(name in table.keys for name in (layer.name, *layer.aliases)):

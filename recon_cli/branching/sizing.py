@@ -22,7 +22,7 @@ def sizes_of(
         ranked = (name for layer in ranking.layers for name in (layer.name, *layer.aliases))
         shared = count(parameters.of_layers(ranked))
     sizes = {tensor.key: (tensor.size, tensor.bytes) for tensor in parameters.tensors.values()}
-    own = {tensor.key for tensor in parameters.all()}
+    own = parameters.own
     return Sizes(
         before=_size(own, sizes, dict.fromkeys(sizes, 1)),
         after=_size(own, sizes, {key: len(places) for key, places in plan.places.items()}),

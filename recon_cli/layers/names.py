@@ -28,11 +28,12 @@ def layer_of(key: str) -> str:
 
     :param key: the tensor's name in a state dict.
     """
-    parts = key.split(".")
-    if _PARAMETRIZATIONS in parts[:-1]:
-        at = parts.index(_PARAMETRIZATIONS)
-        return ".".join(parts[:at]) if at else parts[1]
-    return ".".join(parts[:-1]) or key
+    if _PARAMETRIZATIONS in key:
+        parts = key.split(".")
+        if _PARAMETRIZATIONS in parts[:-1]:
+            at = parts.index(_PARAMETRIZATIONS)
+            return ".".join(parts[:at]) if at else parts[1]
+    return key.rpartition(".")[0] or key
 
 
 def modules_of(layers: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -90,6 +91,7 @@ class LayerTable:
     def _parents(self) -> frozenset[str]:
         parents: set[str] = set()
         for name in self.keys:
-            parts = name.split(".")
-            parents.update(".".join(parts[:n]) for n in range(1, len(parts)))
+            # The parents of a known parent are known.
+            while (name := name.rpartition(".")[0]) and name not in parents:
+                parents.add(name)
         return frozenset(parents)
