@@ -10,13 +10,14 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from recon_cli.artifacts.digests import digest_text, new_digest
 from recon_cli.artifacts.publish import write_all
 from recon_cli.checkpoints.extents import PIECE_BYTES, RING, Extent, FileExtent, Ring
+from recon_cli.checkpoints.tensors import StoredTensor
 
 _BEGIN_WRITING = 1 << 23
 """The bytes of one place that the system is asked to write together."""
@@ -123,6 +124,16 @@ def stream(runs: Sequence[Run], advance: Callable[[int], None] | None = None) ->
 def _position(extent: Extent) -> tuple[str, int]:
     """Where an extent lies; those of one file are read in its order."""
     return (str(extent.file.path), extent.offset) if isinstance(extent, FileExtent) else ("", 0)
+
+
+def digests_of(tensors: Iterable[StoredTensor]) -> dict[str, str]:
+    """The digest of every tensor by its name.
+
+    :raises ReconError: as :func:`stream` does.
+    """
+    tensors = list(tensors)
+    sums = stream([Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in tensors])
+    return {tensor.key: found.digest or "" for tensor, found in zip(tensors, sums, strict=True)}
 
 
 class _State:

@@ -71,6 +71,19 @@ class StoredTensor(TensorInfo):
     begin: int = 0
 
 
+def is_computable(tensor: TensorInfo) -> bool:
+    """Whether torch has a tensor's type, so that its numbers can be computed with."""
+    return tensor.dtype in _COMPUTABLE
+
+
+def is_fractional(dtype: str) -> bool:
+    """Whether a type is of floating or complex numbers, not of whole ones."""
+    return dtype.startswith(("F", "BF", "C"))
+
+
+_COMPUTABLE = frozenset(TORCH_DTYPES.values())
+
+
 @dataclass(frozen=True)
 class FoundTensor:
     """A tensor as far as its file can be read.
