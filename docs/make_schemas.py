@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 from recon_cli.artifacts.comparison import Comparison
+from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.inspection import Inspection
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.verification import Verification
 
-KINDS: tuple[type[Document], ...] = (Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection)
+KINDS: tuple[type[Document], ...] = (
+    Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection, Extraction, Unsplitting,
+    CheckpointDifference,
+)  # fmt: skip
 
 
 def schema_path(kind: type[Document]) -> Path:

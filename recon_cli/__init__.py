@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from recon_cli.artifacts.manifest import Manifest
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
+    from recon_cli.branching.extract import extract
     from recon_cli.branching.module import BranchedModel, branch
+    from recon_cli.branching.unsplit import unsplit
+    from recon_cli.checkpoints.diff import diff
     from recon_cli.profiling.profiler import ConflictProfiler
 
 __all__ = [
@@ -29,6 +32,9 @@ __all__ = [
     "Scores",
     "__version__",
     "branch",
+    "diff",
+    "extract",
+    "unsplit",
 ]
 
 _HOMES = {
@@ -39,6 +45,9 @@ _HOMES = {
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",
     "branch": "recon_cli.branching.module",
+    "diff": "recon_cli.checkpoints.diff",
+    "extract": "recon_cli.branching.extract",
+    "unsplit": "recon_cli.branching.unsplit",
 }
 
 

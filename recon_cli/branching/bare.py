@@ -37,9 +37,13 @@ def open_branched(branched: Path, manifest: Manifest) -> Unprefixed:
 
     :raises ReconError: as :func:`open_as_recorded` does.
     """
-    # The weights lie where they lay in the source, if the rest of that was kept.
+    return _open(branched, weights_key(manifest), manifest.source)
+
+
+def weights_key(manifest: Manifest) -> str | None:
+    """Where the weights lie in a branched checkpoint: as in the source, if the rest of that was kept."""
     keeps_entries = any(entry.treatment != "left out" for entry in manifest.entries)
-    return _open(branched, manifest.source.key if keeps_entries else None, manifest.source)
+    return manifest.source.key if keeps_entries else None
 
 
 def _open(checkpoint: Path, key: str | None, record: SourceCheckpoint) -> Unprefixed:

@@ -13,8 +13,7 @@ from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.torch_files.source import TorchSource
 from recon_cli.checkpoints.torch_files.weights import beside
 from recon_cli.checkpoints.torch_files.writer import SourceStorages
-from recon_cli.checkpoints.writing import TORCH_SUFFIXES, Carried, CheckpointWriter, TorchWriter, flat_writer
-from recon_cli.errors import ReconError, quoted
+from recon_cli.checkpoints.writing import Carried, CheckpointWriter, TorchWriter, flat_writer, is_torch_output
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ def branched_content(
     :param parameters: the names of the source's parameters, in its order.
     :raises ReconError: if a torch file is to be divided.
     """
-    as_torch = path.suffix.lower() in TORCH_SUFFIXES
-    if as_torch and shard_size is not None:
-        raise ReconError(
-            f"--shard-size divides safetensors, but {quoted(path)} is named like a torch file",
-            f"name it {quoted(path.with_suffix('.safetensors'))}, or leave --shard-size out",
-        )
+    as_torch = is_torch_output(path, shard_size)
     origin = source.source
     if not isinstance(origin, TorchSource):
         others = tuple(CarriedEntry(path=name, treatment="left out") for name in origin.others)

@@ -10,14 +10,7 @@ from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.manifest import SourceCheckpoint
 from recon_cli.checkpoints.prefixes import Unprefixed
-from recon_cli.checkpoints.streaming import Run, stream
 from recon_cli.checkpoints.tensors import CheckpointSource
-
-
-def digests_of(source: CheckpointSource) -> dict[str, str]:
-    """The digest of every tensor's bytes; the whole checkpoint is read."""
-    sums = stream([Run(tensor.extent, tensor.begin, tensor.bytes) for tensor in source.tensors])
-    return {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}
 
 
 def identity_of(source: Unprefixed, checkpoint: Path, digests: Mapping[str, str]) -> SourceCheckpoint:

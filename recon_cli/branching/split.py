@@ -14,12 +14,13 @@ from recon_cli.branching.applying import check_content, decide_by_plan
 from recon_cli.branching.bare import open_as_recorded, open_bare
 from recon_cli.branching.content import branched_content
 from recon_cli.branching.decision import Decision, decide
-from recon_cli.branching.identity import described, digests_of, identity_of
+from recon_cli.branching.identity import described, identity_of
 from recon_cli.branching.records import manifest_of, plan_document
 from recon_cli.branching.requests import PlanRequest, SplitRequest
 from recon_cli.branching.room import check_room, output_record
 from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.safetensors_writer import Digests, unknown_digests
+from recon_cli.checkpoints.streaming import digests_of
 from recon_cli.checkpoints.writing import Carried
 from recon_cli.errors import ReconError
 
@@ -96,7 +97,7 @@ def plan_split(
             split.check_outputs(overwrite=overwrite)
         document = None
         if with_plan:
-            digests = digests_of(source)
+            digests = digests_of(source.tensors)
             source.check_unchanged()
             found = identity_of(source, request.checkpoint, digests)
             split.check(found)

@@ -8,10 +8,10 @@ from pathlib import Path
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.verification import Verification
 from recon_cli.branching.bare import open_as_recorded, open_branched
-from recon_cli.branching.identity import digests_of
 from recon_cli.branching.manifests import find_manifest, read_manifest
 from recon_cli.branching.plan import plan_branching
 from recon_cli.checkpoints.sniffing import check_is_stored
+from recon_cli.checkpoints.streaming import digests_of
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
@@ -50,7 +50,7 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
 
 def _digested(source: CheckpointSource) -> dict[str, tuple[TensorInfo, str]]:
     """Every tensor of a checkpoint with the digest of its bytes."""
-    digests = digests_of(source)
+    digests = digests_of(source.tensors)
     return {tensor.key: (tensor, digests[tensor.key]) for tensor in source.tensors}
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from recon_cli.checkpoints.elements import TYPES
 from recon_cli.checkpoints.opening import open_checkpoint
 from recon_cli.checkpoints.prefixes import wrapper_prefix
 from recon_cli.checkpoints.streaming import MemoryPlace, Run, stream
-from recon_cli.checkpoints.tensors import TORCH_DTYPES, StoredTensor
+from recon_cli.checkpoints.tensors import StoredTensor
 from recon_cli.errors import ReconError, listed, quoted
-
-_TYPES = {name: getattr(torch, kind) for kind, name in TORCH_DTYPES.items() if hasattr(torch, kind)}
 
 
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, torch.Tensor]:
@@ -39,9 +38,9 @@ def _loading(tensor: StoredTensor, data: torch.Tensor) -> Run:
 
 
 def _typed(tensor: StoredTensor, data: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype not in _TYPES:
+    if tensor.dtype not in TYPES:
         raise ReconError(f"the tensor {quoted(tensor.key)} has the type {tensor.dtype}, which torch does not have")
-    return data.view(_TYPES[tensor.dtype]).view(tensor.shape)
+    return data.view(TYPES[tensor.dtype]).view(tensor.shape)
 
 
 def load_into(model: nn.Module, path: Path) -> None:

@@ -127,7 +127,7 @@ def _position(extent: Extent) -> tuple[str, int]:
 
 
 def digests_of(tensors: Iterable[StoredTensor]) -> dict[str, str]:
-    """The digest of every tensor by its name.
+    """The digest of every tensor by its name; all of their bytes are read.
 
     :raises ReconError: as :func:`stream` does.
     """

@@ -19,6 +19,7 @@ from recon_cli.checkpoints.safetensors_writer import (
 from recon_cli.checkpoints.sharded_safetensors import Shards
 from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.checkpoints.torch_files.writer import TensorStorages, TorchFile, TreeStorages
+from recon_cli.errors import ReconError, quoted
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 """The endings of names that ask for a torch file."""
@@ -65,6 +66,20 @@ class CheckpointWriter(ABC):
         """
 
 
+def is_torch_output(path: Path, shard_size: int | None) -> bool:
+    """Whether a name asks for a torch file.
+
+    :raises ReconError: if that is to be divided.
+    """
+    as_torch = path.suffix.lower() in TORCH_SUFFIXES
+    if as_torch and shard_size is not None:
+        raise ReconError(
+            f"--shard-size divides safetensors, but {quoted(path)} is named like a torch file",
+            f"name it {quoted(path.with_suffix('.safetensors'))}, or leave --shard-size out",
+        )
+    return as_torch
+
+
 def flat_writer(
     path: Path, source: CheckpointSource, places: Places, *, carried: Carried = NOTHING, shard_size: int | None = None
 ) -> CheckpointWriter:
@@ -73,8 +88,9 @@ def flat_writer(
     :param path: the file; with an ending of `TORCH_SUFFIXES` it is a torch file, else safetensors.
     :param places: for every tensor of the source, the names under which it is written.
     :param shard_size: the bytes of tensors in one file, if there are to be several.
+    :raises ReconError: if a torch file is to be divided.
     """
-    if path.suffix.lower() in TORCH_SUFFIXES:
+    if is_torch_output(path, shard_size):
         return TorchWriter.of_tensors(path, source, places, carried)
     if shard_size is not None and sum(tensor.bytes for _, tensor in placed(source.tensors, places)) > shard_size:
         return ShardedWriter(path, source, places, carried, shard_size)

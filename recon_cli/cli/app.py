@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from recon_cli._version import __version__
-from recon_cli.cli import compare_rankings, init, inspect, profile, rank, split, verify
+from recon_cli.cli import compare_rankings, diff, extract, init, inspect, profile, rank, split, unsplit, verify
 from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
@@ -31,6 +31,9 @@ app.command("rank", short_help="Rank the layers by their conflicts.")(rank.comma
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
 app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
+app.command("extract", short_help="Write one task's plain checkpoint.")(extract.command)
+app.command("unsplit", short_help="Write the shared checkpoint again.")(unsplit.command)
+app.command("diff", short_help="Compare two checkpoints.")(diff.command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,3 +10,28 @@ import typer
 Force = Annotated[bool, typer.Option("--force", help="Replace output files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="Where the weights lie in a file that holds more, like `model`.",
+        show_default=False,
+    ),
+]
+OfManifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", metavar="FILE", help="The manifest; default: the one inside BRANCHED."),
+]
+PlainOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="A torch file if it is named .pt, .pth, .bin or .ckpt, else safetensors."
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--shard-size", metavar="N", help="Divide it into files of at most this size, like 5GB.", show_default=False
+    ),
+]

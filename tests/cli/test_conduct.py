@@ -14,7 +14,9 @@ import recon_cli
 from recon_cli.cli.app import main
 from tests.conftest import AUTHORS_RANKING
 
-COMMANDS = ["init", "inspect", "profile", "rank", "split", "compare-rankings", "verify"]
+COMMANDS = [
+    "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
+]  # fmt: skip
 
 
 def start(
@@ -72,6 +74,9 @@ NEEDS_NO_TORCH = {
     "inspect": ["inspect", "branched.safetensors"],
     "inspect of a torch file": ["inspect", "training.ckpt", "--json"],
     "inspect of a document": ["inspect", "scores.json"],
+    "extract": ["extract", "branched.safetensors", "--task", "a", "-o", "plain.pt"],
+    "unsplit": ["unsplit", "branched.safetensors", "--average", "-o", "shared.safetensors"],
+    "diff": ["diff", "model.safetensors", "model.safetensors"],
     "a mistake": ["rank", "none.json"],
 }  # fmt: skip
 
@@ -133,6 +138,9 @@ def test_standard_output_carries_data_only(recon, files, mode):
         ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "--dry-run", mode],
         ["verify", "branched.safetensors", "--source", "model.safetensors", mode],
         ["inspect", "training.ckpt", mode],
+        ["extract", "branched.safetensors", "--task", "a", "-o", "plain.safetensors", mode],
+        ["unsplit", "branched.safetensors", "-o", "shared.safetensors", mode],
+        ["diff", "model.safetensors", "model.safetensors", mode],
     ):
         result = recon(*arguments).succeeds()
         if mode == "--json":
