@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.comparison import Comparison
+from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document, name_of, read_bytes
 from recon_cli.artifacts.inspection import InspectedDocument, Inspection
 from recon_cli.artifacts.manifest import Manifest, Size, SplitPlan
+from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.strict_json import parse
@@ -126,6 +128,36 @@ def _verification(found: Verification) -> Facts:
     }
 
 
+def _extraction(found: Extraction) -> Facts:
+    return {"task": found.task, **_plain(found)}
+
+
+def _unsplitting(found: Unsplitting) -> Facts:
+    return {"branches": found.method if found.task is None else f"those of {found.task}", **_plain(found)}
+
+
+def _plain(found: Extraction | Unsplitting) -> Facts:
+    return {
+        "branched checkpoint": found.checkpoint,
+        "files": _names(found.files),
+        "tensors": str(found.tensors),
+        "tensors kept": str(found.kept),
+        "split layers": "not compared" if found.layers is None else str(len(found.layers)),
+    }
+
+
+def _difference(found: CheckpointDifference) -> Facts:
+    return {
+        "checkpoints": _names([found.a, found.b]),
+        "equal": _yes(found.equal),
+        "equal tensors": str(found.same),
+        "only in the first": str(len(found.only_a)),
+        "only in the second": str(len(found.only_b)),
+        "other types or shapes": str(len(found.forms)),
+        "other values": str(len(found.values)),
+    }
+
+
 def _inspection(inspection: Inspection) -> Facts:
     inner = inspection.checkpoint.format if inspection.checkpoint else "a document"
     return {"file": inspection.name, "format": inner, "refused": _yes(not inspection.passed)}
@@ -139,6 +171,9 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     SplitPlan: _plan,
     Verification: _verification,
     Inspection: _inspection,
+    Extraction: _extraction,
+    Unsplitting: _unsplitting,
+    CheckpointDifference: _difference,
 }
 """Every kind of document, and what says in words what it holds."""
 
