@@ -384,6 +384,10 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
     Path("verification.json").write_text(recon("verify", "b.safetensors", "--source", checkpoint, "--json").out)
     Path("comparison.json").write_text(recon("compare-rankings", ranking, ranking, "--json").out)
     Path("inspection.json").write_text(recon("inspect", checkpoint, "--json").out)
+    extract = ["extract", "b.safetensors", "--task", "left", "-o", "e.safetensors"]
+    Path("extraction.json").write_text(recon(*extract, "--json").out)
+    Path("unsplitting.json").write_text(recon("unsplit", "b.safetensors", "-o", "u.safetensors", "--json").out)
+    Path("difference.json").write_text(recon("diff", "e.safetensors", "u.safetensors", "--json").out)
     shutil.copy("b.manifest.json", "manifest.json")
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
@@ -393,6 +397,9 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
         "verification": ["passed", "yes"],
         "comparison": ["0.000"],
         "inspection": ["model.safetensors"],
+        "extraction": ["left", "e.safetensors"],
+        "unsplitting": ["equal", "u.safetensors"],
+        "difference": ["e.safetensors, u.safetensors", "yes"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out
         assert f"recon.{kind}/1" in text
