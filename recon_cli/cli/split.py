@@ -16,7 +16,7 @@ from recon_cli.layers.names import Granularity
 @paused_collector()
 def command(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint: safetensors, its index, or a torch file.")
+        Path, typer.Argument(metavar="CHECKPOINT", help="The checkpoint: a file of any kind, an index, or a folder.")
     ],
     output: Annotated[
         Path | None,
