@@ -189,8 +189,9 @@ class _Split:
 
     def check_outputs(self, *, overwrite: bool) -> None:
         """Refuse files that could not be written; there may be several."""
+        inputs = [*self._request.inputs, *self._source.paths]
         for path in self.writer.paths:
-            check_output(path, overwrite=overwrite, inputs=self._request.inputs)
+            check_output(path, overwrite=overwrite, inputs=inputs)
 
     def result(self, document: Manifest | SplitPlan | None) -> SplitResult:
         """What was done, or would be."""

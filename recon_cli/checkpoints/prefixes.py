@@ -55,6 +55,8 @@ class Unprefixed(CheckpointSource):
         self.ties = {key[length:]: first[length:] for key, first in source.ties.items()}
         self.metadata = source.metadata
         self.key = source.key
+        self.others = source.others
+        self.paths = source.paths
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""

@@ -173,6 +173,13 @@ def test_a_plan_of_a_training_checkpoint_is_carried_out_to_the_same_bytes(recon,
     recon("split", "in.pt", "--plan", "plan.json", "--key", "module", "-o", "x.pt").refuses("--key")
 
 
+def test_a_file_of_the_source_is_never_the_output(recon, state):
+    source = sharded(state)
+    before = Path("two.safetensors").read_bytes()
+    recon("split", source, *SPLIT, "-o", "two.safetensors", "--force").refuses("is the input `two.safetensors`")
+    assert Path("two.safetensors").read_bytes() == before
+
+
 def test_shards_that_are_there_are_not_replaced_unasked(recon, state):
     saved(state)
     Path("out-00001-of-00002.safetensors").write_text("mine")

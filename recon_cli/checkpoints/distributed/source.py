@@ -59,6 +59,7 @@ class DistributedSource(CheckpointSource):
             raise
         self.ties: Mapping[str, str] = {}
         self.metadata: Mapping[str, str] = {}
+        self.paths = tuple(file.path for file in self._files.values())
 
     def check_unchanged(self) -> None:
         """Refuse files that were modified since they were opened."""
