@@ -28,7 +28,11 @@ def open_checkpoint(path: Path, key: str | None = None) -> CheckpointSource:
         if is_distributed(path):
             return DistributedSource(path, key)
         path = checkpoint_in(path)
-    return ShardedSource(path, lambda shard: _open_file(shard, key)) if is_index(path) else _open_file(path, key)
+    if is_index(path):
+        return ShardedSource(path, lambda shard: _open_file(shard, key))
+    source = _open_file(path, key)
+    source.paths = (path,)
+    return source
 
 
 def _open_file(path: Path, key: str | None) -> CheckpointSource:

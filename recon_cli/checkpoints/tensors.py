@@ -126,7 +126,7 @@ class CheckpointSource(ABC):
     :ivar metadata: the text that the file carries besides its tensors.
     :ivar key: where they lie in a file that holds more, as `--key` takes it; None if there is nothing else.
     :ivar others: the names of what is left out beside them; those of a torch file are in its tree.
-    :ivar paths: the files that it consists of; empty if it is the one that was opened.
+    :ivar paths: the files that it consists of, if it was opened as one or several.
     """
 
     FORMAT: ClassVar[CheckpointFormat]

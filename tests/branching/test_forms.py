@@ -178,6 +178,10 @@ def test_a_file_of_the_source_is_never_the_output(recon, state):
     before = Path("two.safetensors").read_bytes()
     recon("split", source, *SPLIT, "-o", "two.safetensors", "--force").refuses("is the input `two.safetensors`")
     assert Path("two.safetensors").read_bytes() == before
+    Path("folder").mkdir()
+    save_file(dict(state), "folder/model.safetensors")
+    output = ["-o", "folder/model.safetensors", "--force"]
+    recon("split", "folder", *SPLIT, *output).refuses("is the input `folder/model.safetensors`")
 
 
 def test_shards_that_are_there_are_not_replaced_unasked(recon, state):
