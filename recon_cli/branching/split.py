@@ -20,7 +20,7 @@ from recon_cli.branching.requests import PlanRequest, SplitRequest
 from recon_cli.branching.room import check_room, output_record
 from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.safetensors_writer import Digests, unknown_digests
-from recon_cli.checkpoints.streaming import digests_of
+from recon_cli.checkpoints.streaming import Advance, digests_of
 from recon_cli.checkpoints.writing import Carried
 from recon_cli.errors import ReconError
 
@@ -61,6 +61,7 @@ def run_split(
     shard_size: int | None = None,
     with_plan: bool = True,
     announce: Announce | None = None,
+    advance: Advance | None = None,
 ) -> SplitResult:
     """Plan a split, or carry it out.
 
@@ -72,7 +73,9 @@ def run_split(
         return plan_split(request, output, overwrite=overwrite, shard_size=shard_size, with_plan=with_plan)
     if output is None:
         raise ReconError("no output is named", "pass `-o branched.safetensors`, or --dry-run to write nothing")
-    return split_checkpoint(request, output, overwrite=overwrite, shard_size=shard_size, announce=announce)
+    return split_checkpoint(
+        request, output, overwrite=overwrite, shard_size=shard_size, announce=announce, advance=advance
+    )
 
 
 def plan_split(
@@ -112,6 +115,7 @@ def split_checkpoint(
     overwrite: bool = False,
     shard_size: int | None = None,
     announce: Announce | None = None,
+    advance: Advance | None = None,
 ) -> SplitResult:
     """Write the branched checkpoint and, beside it, its manifest.
 
@@ -121,6 +125,8 @@ def split_checkpoint(
         torch file if its name ends as those do; then it keeps what else a torch file holds, and what mirrors the
         weights, such as an optimizer's moments, is branched along.
     :param shard_size: the bytes of tensors in one file. A larger checkpoint is divided into several, and an index.
+    :param announce: told what will be written.
+    :param advance: told what has been written.
     :raises ReconError: naming the file, layer, tensor or task that is wrong; nothing is written then.
     """
     beside = _check_outputs(request, output, overwrite=overwrite)
@@ -130,7 +136,7 @@ def split_checkpoint(
         if announce is not None:
             announce(split.planned)
         with publishing([*split.writer.paths, beside], overwrite=overwrite) as (*branched, sidecar):
-            digests = split.writer.write([file.descriptor for file in branched])
+            digests = split.writer.write([file.descriptor for file in branched], advance)
             made = split.manifest(digests)
             split.check(made.document.source)
             write_all(sidecar.descriptor, made.text.encode("ascii"), 0)

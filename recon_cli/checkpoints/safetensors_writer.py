@@ -13,7 +13,7 @@ from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.publish import reserve, write_all
 from recon_cli.checkpoints.safetensors_source import MAX_HEADER_BYTES, METADATA
-from recon_cli.checkpoints.streaming import FilePlace, Place, Run, stream
+from recon_cli.checkpoints.streaming import Advance, FilePlace, Place, Run, stream
 from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor, TensorInfo
 from recon_cli.errors import ReconError, is_unicode, quoted
 
@@ -75,20 +75,22 @@ def _check_writable(name: str, tensor: TensorInfo) -> None:
         )
 
 
-def write_safetensors(descriptor: int, source: CheckpointSource, places: Places, metadata: Metadata) -> Digests:
+def write_safetensors(
+    descriptor: int, source: CheckpointSource, places: Places, metadata: Metadata, advance: Advance | None = None
+) -> Digests:
     """Copy the tensors of a checkpoint into a new safetensors file.
 
     :param descriptor: an empty file, open for writing.
     :param source: the checkpoint to copy from.
     :param metadata: gives the file's metadata from the digests; its length may not depend on their values.
+    :param advance: told what has been written.
     :returns: the digest of every tensor of the source.
     """
     layout = SafetensorsLayout(placed(source.tensors, places))
     start = len(layout.header(metadata(unknown_digests(source))))
     reserve(descriptor, start + layout.bytes)
-    digests = copy_tensors(
-        source, {name: FilePlace(descriptor, start + at) for name, at in layout.offsets.items()}, places
-    )
+    goals = {name: FilePlace(descriptor, start + at) for name, at in layout.offsets.items()}
+    digests = copy_tensors(source, goals, places, advance)
     write_all(descriptor, layout.header(metadata(digests)), 0)
     return digests
 
@@ -103,7 +105,9 @@ def unknown_digests(source: CheckpointSource) -> Digests:
     return {tensor.key: PLACEHOLDER for tensor in source.tensors}
 
 
-def copy_tensors(source: CheckpointSource, goals: Mapping[str, Place], places: Places) -> Digests:
+def copy_tensors(
+    source: CheckpointSource, goals: Mapping[str, Place], places: Places, advance: Advance | None
+) -> Digests:
     """Copy every tensor of a source to all its places, and return the digests.
 
     :param goals: where each of the names in `places` lies.
@@ -113,6 +117,6 @@ def copy_tensors(source: CheckpointSource, goals: Mapping[str, Place], places: P
         Run(tensor.extent, tensor.begin, tensor.bytes, [goals[name] for name in places[tensor.key]])
         for tensor in source.tensors
     ]
-    sums = stream(runs)
+    sums = stream(runs, advance)
     source.check_unchanged()
     return {tensor.key: found.digest or "" for tensor, found in zip(source.tensors, sums, strict=True)}

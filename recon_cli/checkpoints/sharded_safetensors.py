@@ -16,7 +16,7 @@ from recon_cli.checkpoints.safetensors_writer import (
     placed,
 )
 from recon_cli.checkpoints.sharded_source import INDEX_SUFFIX
-from recon_cli.checkpoints.streaming import FilePlace, Place
+from recon_cli.checkpoints.streaming import Advance, FilePlace, Place
 from recon_cli.checkpoints.tensors import CheckpointSource, StoredTensor
 
 
@@ -44,7 +44,13 @@ class Shards:
         """The bytes of the files of tensors."""
         return [len(layout.header(metadata)) + layout.bytes for layout in self._layouts]
 
-    def write(self, descriptors: Sequence[int], shard_metadata: Mapping[str, str], index_metadata: Metadata) -> Digests:
+    def write(
+        self,
+        descriptors: Sequence[int],
+        shard_metadata: Mapping[str, str],
+        index_metadata: Metadata,
+        advance: Advance | None = None,
+    ) -> Digests:
         """Write all files.
 
         :param descriptors: the empty files, in the order of `paths`.
@@ -58,7 +64,7 @@ class Shards:
             reserve(descriptor, len(header) + layout.bytes)
             write_all(descriptor, header, 0)
             goals.update({name: FilePlace(descriptor, len(header) + at) for name, at in layout.offsets.items()})
-        digests = copy_tensors(self._source, goals, self._places)
+        digests = copy_tensors(self._source, goals, self._places, advance)
         write_all(descriptors[-1], self.index(index_metadata(digests)), 0)
         return digests
 

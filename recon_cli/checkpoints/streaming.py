@@ -19,6 +19,9 @@ from recon_cli.artifacts.publish import write_all
 from recon_cli.checkpoints.extents import PIECE_BYTES, RING, Extent, FileExtent, Ring
 from recon_cli.checkpoints.tensors import StoredTensor
 
+Advance = Callable[[int], None]
+"""Told, piece by piece, how many bytes have been written."""
+
 _BEGIN_WRITING = 1 << 23
 """The bytes of one place that the system is asked to write together."""
 
@@ -100,10 +103,10 @@ class Sums:
     crc: int | None
 
 
-def stream(runs: Sequence[Run], advance: Callable[[int], None] | None = None) -> list[Sums]:
+def stream(runs: Sequence[Run], advance: Advance | None = None) -> list[Sums]:
     """Read the extents of some runs, in the order in which they lie, and serve every run.
 
-    :param advance: told, piece by piece, how many bytes have been written.
+    :param advance: told what has been written.
     :returns: the sums of every run, in the order of `runs`.
     :raises ReconError: if a file ends early, or an extent's bytes have another checksum than its file states.
     """
@@ -182,9 +185,7 @@ class _Jobs:
             self._pending.popleft().result()
 
 
-def _serve(
-    extent: Extent, wanted: Sequence[_State], ring: Ring, jobs: _Jobs, advance: Callable[[int], None] | None
-) -> None:
+def _serve(extent: Extent, wanted: Sequence[_State], ring: Ring, jobs: _Jobs, advance: Advance | None) -> None:
     crc = _State(Run(extent, 0, extent.bytes, digest=False, crc=extent.crc is not None))
     begin = first = 0
     for piece in _pieces(extent, ring, jobs):

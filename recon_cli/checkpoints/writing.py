@@ -17,6 +17,7 @@ from recon_cli.checkpoints.safetensors_writer import (
     write_safetensors,
 )
 from recon_cli.checkpoints.sharded_safetensors import Shards
+from recon_cli.checkpoints.streaming import Advance
 from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.checkpoints.torch_files.writer import TensorStorages, TorchFile, TreeStorages
 from recon_cli.errors import ReconError, quoted
@@ -58,10 +59,11 @@ class CheckpointWriter(ABC):
         """The size of all files together."""
 
     @abstractmethod
-    def write(self, descriptors: Sequence[int]) -> Digests:
+    def write(self, descriptors: Sequence[int], advance: Advance | None = None) -> Digests:
         """Write all files.
 
         :param descriptors: the empty files, in the order of `paths`.
+        :param advance: told what has been written.
         :returns: the digest of every tensor of the source.
         """
 
@@ -111,9 +113,9 @@ class SafetensorsWriter(CheckpointWriter):
         layout = SafetensorsLayout(placed(self._source.tensors, self._places))
         return len(layout.header(self._metadata(unknown_digests(self._source)))) + layout.bytes
 
-    def write(self, descriptors: Sequence[int]) -> Digests:
+    def write(self, descriptors: Sequence[int], advance: Advance | None = None) -> Digests:
         """Write the file."""
-        return write_safetensors(descriptors[0], self._source, self._places, self._metadata)
+        return write_safetensors(descriptors[0], self._source, self._places, self._metadata, advance)
 
     def _metadata(self, digests: Digests) -> dict[str, str]:
         own = self._carried.metadata(digests) if self._carried is not NOTHING else {}
@@ -134,9 +136,9 @@ class ShardedWriter(CheckpointWriter):
         index = self._shards.index(self._metadata(unknown_digests(self._source)))
         return sum(self._shards.sizes(self._own)) + len(index)
 
-    def write(self, descriptors: Sequence[int]) -> Digests:
+    def write(self, descriptors: Sequence[int], advance: Advance | None = None) -> Digests:
         """Write the files."""
-        return self._shards.write(descriptors, self._own, self._metadata)
+        return self._shards.write(descriptors, self._own, self._metadata, advance)
 
     @property
     def _own(self) -> dict[str, str]:
@@ -175,6 +177,6 @@ class TorchWriter(CheckpointWriter):
         """The size of the file."""
         return self._file.bytes
 
-    def write(self, descriptors: Sequence[int]) -> Digests:
+    def write(self, descriptors: Sequence[int], advance: Advance | None = None) -> Digests:
         """Write the file."""
-        return self._file.write(descriptors[0], self._source, self._text)
+        return self._file.write(descriptors[0], self._source, self._text, advance)

@@ -102,7 +102,8 @@ def command(
     """
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
-    from recon_cli.reporting.split import announcement, split_remarks, split_view
+    from recon_cli.cli.writing import WritingProgress
+    from recon_cli.reporting.split import split_remarks, split_view
     from recon_cli.sizes import option_bytes
 
     sink = Output.choose(json=json, quiet=quiet)
@@ -123,15 +124,17 @@ def command(
         seed=seed,
         granularity=granularity,
     )
-    result = run_split(
-        request,
-        output,
-        dry_run=dry_run,
-        overwrite=force,
-        shard_size=None if shard_size is None else option_bytes(shard_size, "--shard-size"),
-        with_plan=json,
-        announce=lambda planned: sink.note(announcement(planned)),
-    )
+    with WritingProgress(sink) as progress:
+        result = run_split(
+            request,
+            output,
+            dry_run=dry_run,
+            overwrite=force,
+            shard_size=None if shard_size is None else option_bytes(shard_size, "--shard-size"),
+            with_plan=json,
+            announce=progress.announced,
+            advance=progress.advanced,
+        )
     for remark in split_remarks(result):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))

@@ -61,3 +61,17 @@ def test_what_is_in_a_file_fits_a_terminal_of_80_columns(tmp_path):
     assert "…" not in shown
     for words in ("4,096", "16.00 KB", "[64, 64]", "argparse.Namespace", "would be refused"):
         assert words in shown
+
+
+def test_a_split_shows_how_far_it_is_if_that_takes_a_while(tmp_path):
+    header = b'{"a.w":{"dtype":"F32","shape":[25000000],"data_offsets":[0,100000000]}}'
+    with (tmp_path / "m.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 100_000_000)
+    split = ["split", "m.safetensors", "--layers", "a", "--tasks", "x,y,z", "-o", "b.safetensors"]
+    code, shown = on_a_terminal(*split, cwd=tmp_path)
+    assert code == 0
+    for words in ("note: writing 286.11 MB", "MiB", "/s"):
+        assert words in shown
+    code, shown = on_a_terminal(*split, "--force", "--quiet", cwd=tmp_path)
+    assert (code, shown) == (0, "")

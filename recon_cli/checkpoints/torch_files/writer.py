@@ -17,7 +17,7 @@ from recon_cli.checkpoints.archives.writing import ArchiveLayout
 from recon_cli.checkpoints.gathering import fills_a_range, row_major
 from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId
 from recon_cli.checkpoints.pickles.writing import write_pickle
-from recon_cli.checkpoints.streaming import FilePlace, Run, stream
+from recon_cli.checkpoints.streaming import Advance, FilePlace, Run, stream
 from recon_cli.checkpoints.tensors import DTYPE_BITS, TORCH_DTYPES, CheckpointSource, StoredTensor
 from recon_cli.checkpoints.torch_files.content import MANIFEST, TorchContent
 from recon_cli.checkpoints.torch_files.source import locate
@@ -88,7 +88,13 @@ class TorchFile:
         self._archive = ArchiveLayout(ROOT, members)
         self.bytes = self._archive.size
 
-    def write(self, descriptor: int, source: CheckpointSource, text: Callable[[Digests], bytes] | None) -> Digests:
+    def write(
+        self,
+        descriptor: int,
+        source: CheckpointSource,
+        text: Callable[[Digests], bytes] | None,
+        advance: Advance | None = None,
+    ) -> Digests:
         """Write the file.
 
         :param descriptor: an empty file, open for writing.
@@ -103,7 +109,7 @@ class TorchFile:
             replace(run, places=[FilePlace(descriptor, self._archive.offsets[f"data/{number}"])])
             for number, run in enumerate(self._runs)
         ]
-        sums = stream([*digested, *copied])
+        sums = stream([*digested, *copied], advance)
         source.check_unchanged()
         digests = {t.key: found.digest or "" for t, found in zip(source.tensors, sums[: len(digested)], strict=True)}
         small = self._small if text is None else {**self._small, MANIFEST: text(digests)}
