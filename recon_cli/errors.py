@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONG = 400
+
 
 class ReconError(Exception):
     """An error that its user can mend.
@@ -31,8 +33,11 @@ def printable(text: str) -> str:
 
 
 def quoted(name: object) -> str:
-    """A name as messages show it: between backticks, and harmless to a terminal."""
-    return f"`{printable(str(name))}`"
+    """A name as messages show it: between backticks, harmless to a terminal, and shortened if very long."""
+    text = str(name)
+    if len(text) > _LONG:
+        text = f"{text[: _LONG // 2]}...{text[-_LONG // 4 :]}"
+    return f"`{printable(text)}`"
 
 
 def listed(names: Iterable[object], limit: int = 5) -> str:

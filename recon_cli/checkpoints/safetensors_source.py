@@ -12,7 +12,7 @@ from typing import Any
 from recon_cli.artifacts import strict_json
 from recon_cli.checkpoints.extents import FileExtent
 from recon_cli.checkpoints.inputs import InputFile
-from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor
+from recon_cli.checkpoints.tensors import SAFETENSORS_BITS, CheckpointSource, StoredTensor, overflows
 from recon_cli.errors import ReconError, quoted
 
 MAX_HEADER_BYTES = 100_000_000
@@ -81,7 +81,7 @@ class SafetensorsSource(CheckpointSource):
             raise self._broken(f"the shape of tensor {quoted(key)} is no list of counts")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
             raise self._broken(f"the offsets of tensor {quoted(key)} are no pair of counts")
-        if _overflows(shape):
+        if overflows(shape):
             raise self._broken(f"the shape of tensor {quoted(key)} is too large")
         begin, end = offsets
         tensor = StoredTensor(key, dtype, tuple(shape), self._data, begin)
@@ -101,16 +101,6 @@ class SafetensorsSource(CheckpointSource):
 
     def _broken(self, reason: str) -> ReconError:
         return ReconError(f"{quoted(self._path)} is not a valid safetensors file: {reason}")
-
-
-def _overflows(shape: list[int]) -> bool:
-    """Whether a size computed in 64 bits would overflow on the way, even if a later dimension is 0."""
-    product = 1
-    for size in shape:
-        product *= size
-        if product >= 1 << 64:
-            return True
-    return False
 
 
 def _is_count(value: object) -> bool:

@@ -37,6 +37,16 @@ TORCH_DTYPES: Mapping[str, str] = {
 """The types of torch by its names for them."""
 
 
+def overflows(shape: Sequence[int]) -> bool:
+    """Whether a size computed in 64 bits would overflow on the way, even if a later dimension is 0."""
+    product = 1
+    for size in shape:
+        product *= size
+        if product >= 1 << 64:
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     """Name, type and shape of a tensor.
@@ -91,12 +101,14 @@ class FoundTensor:
     :ivar info: its type and shape, if they are known; a `StoredTensor` if its bytes can be read.
     :ivar tied: the name of an earlier tensor that lies in the same memory.
     :ivar problem: why its bytes cannot be read, completing `it is ...`.
+    :ivar damaged: whether that is because the file contradicts itself.
     """
 
     key: str
     info: TensorInfo | None
     tied: str | None = None
     problem: str | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (entry(dtype(torch.int32)), "is F32 of the shape [6, 4], not as the metadata says"),
     "another shape inside": (payload(torch.ones(4, 6)), "is F32 of the shape [4, 6], not as the metadata says"),
     "a repeated row": (payload(torch.ones(1, 4).expand(6, 4)), "a view that repeats its memory"),
-    "a list inside": (payload([1]), "what rebuilds it lacks an argument"),
+    "a list inside": (payload([1]), "what rebuilds it makes no sense"),
     "code inside": (payload({"a": Run()}), "is a `__builtin__.exec`"),
     "a foreign global": (entry(lambda c: setattr(c, "planner_data", Run())), "names `builtins.exec`"),
     "a foreign global in a path": (

@@ -348,7 +348,9 @@ def test_a_tensor_wrapped_again_and_again_is_not_plain(recon, tmp_path):
     with zipfile.ZipFile("m.pt") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     # PROTO 2, a dict of one key, and 600 calls of `_rebuild_parameter` around each other.
-    deep = b"\x80\x02}X\x01\x00\x00\x00w" + 600 * b"ctorch._utils\n_rebuild_parameter\n(" + b"N" + 600 * b"tR" + b"s."
+    deep = (
+        b"\x80\x02}X\x01\x00\x00\x00w" + 600 * b"ctorch._utils\n_rebuild_parameter\n(" + b"N" + 600 * b"\x88NtR" + b"s."
+    )
     with zipfile.ZipFile("deep.pt", "w") as archive:
         for name, data in parts.items():
             archive.writestr(name, deep if name.endswith("data.pkl") else data)

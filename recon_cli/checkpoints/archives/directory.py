@@ -132,7 +132,7 @@ def _read_entry(window: Window, data: bytes, at: int) -> tuple[Entry, int]:
         raise window.damaged("its directory ends within an entry")
     (
         signature, _, version, flags, method, _, _, crc, packed, size, name_length, extra_length, comment_length,
-        disk, _, _, header,
+        disk, _, attributes, header,
     ) = records.CENTRAL.unpack_from(data, at)  # fmt: skip
     extra_at = name_at + name_length
     end = extra_at + extra_length + comment_length
@@ -144,6 +144,9 @@ def _read_entry(window: Window, data: bytes, at: int) -> tuple[Entry, int]:
         size, packed, header = _widen(window, name, extra, [size, packed, header])
     if disk:
         raise _in_parts(window)
+    if attributes & records.FOLDER and not name.endswith("/"):
+        # torch would give back memory that nothing was read into.
+        raise window.broken(f"member {quoted(name)} is marked as a folder")
     if flags & records.ENCRYPTED:
         raise window.broken(f"member {quoted(name)} is encrypted")
     if flags & ~records.KNOWN_FLAGS or version & 0xFF > records.ZIP64_VERSION:

@@ -20,6 +20,10 @@ from recon_cli.checkpoints.extents import FileExtent
 from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.errors import ReconError, quoted
 
+_MAX_RATIO = 64
+"""The pickle of a large model, full of names that are nearly alike, unpacks to five times its size."""
+_SMALL_BYTES = 1 << 22
+
 
 class Archive:
     """An archive that fills a range of a file; its directory and the headers of its members have been checked.
@@ -66,6 +70,10 @@ class Archive:
         largest = max(entry.size, entry.packed)
         if largest > limit:
             raise self._window.broken(f"member {quoted(entry.name)} has {largest} bytes; at most {limit} are read")
+        if entry.size > _SMALL_BYTES + _MAX_RATIO * entry.packed:
+            raise self._window.broken(
+                f"member {quoted(entry.name)} is {entry.packed} bytes that claim to unpack to {entry.size}"
+            )
         content = extent.file.read(extent.offset, extent.bytes)
         if entry.method == records.DEFLATED:
             content = self._inflate(entry, content)

@@ -38,6 +38,9 @@ DESCRIBED = 1 << 3
 UTF8 = 1 << 11
 KNOWN_FLAGS = DESCRIBED | UTF8 | 0b110  # bits 1 and 2 tell how hard deflate tried
 
+FOLDER = 1 << 4
+"""The attribute of MS-DOS that marks a folder."""
+
 STORED = 0
 DEFLATED = 8
 

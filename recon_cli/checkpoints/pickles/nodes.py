@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -23,15 +23,17 @@ _MAX_KEY_BITS = 64
 
 @dataclass(eq=False, slots=True)
 class Global:
-    """The name of something in a module; it was not looked up."""
+    """The name of something in a module; it was not looked up.
+
+    :ivar full_name: module and name, as in `collections.OrderedDict`.
+    """
 
     module: str
     name: str
+    full_name: str = field(init=False, repr=False)
 
-    @property
-    def full_name(self) -> str:
-        """Module and name, as in `collections.OrderedDict`."""
-        return f"{self.module}.{self.name}"
+    def __post_init__(self) -> None:
+        self.full_name = f"{self.module}.{self.name}"
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +46,8 @@ class PersistentId:
 class Call:
     """An object that the pickle would make with a call, which was not made.
 
-    :ivar function: what it calls: a `Global`, or what another call would give.
+    :ivar function: what it calls: a `Global`, what another call would give, or what lies outside the pickle.
+    :ivar full_name: the function's, if it is a `Global`.
     :ivar arguments: the arguments by position.
     :ivar keywords: the arguments by name, which only `NEWOBJ_EX` has.
     :ivar elements: what it would append to the object.
@@ -53,10 +56,11 @@ class Call:
     :ivar state: that state.
     """
 
-    __slots__ = ("arguments", "built", "elements", "function", "items", "keywords", "kind", "state")
+    __slots__ = ("arguments", "built", "elements", "full_name", "function", "items", "keywords", "kind", "state")
 
     def __init__(self, function: object, arguments: tuple[object, ...] = (), kind: CallKind = "REDUCE") -> None:
         self.function = function
+        self.full_name = function.full_name if type(function) is Global else None
         self.arguments = arguments
         self.kind = kind
         # Most calls have none of these; what they share instead of their own cannot be changed.
@@ -80,11 +84,6 @@ class Call:
         if not isinstance(self.items, dict):
             self.items = {}
         self.items.update(items)
-
-    @property
-    def full_name(self) -> str | None:
-        """The function's, if it is a `Global`."""
-        return self.function.full_name if isinstance(self.function, Global) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ def items_of(node: object) -> list[tuple[object, object]] | None:
     """Keys and values of a dict, `OrderedDict`, `defaultdict` or `Counter` in their order; None for any other node."""
     if isinstance(node, dict):
         return list(node.items())
-    if not isinstance(node, Call) or node.kind not in ("REDUCE", "NEWOBJ"):
+    if not isinstance(node, Call) or node.kind not in ("REDUCE", "NEWOBJ") or node.elements:
         return None
     begin: object
     if node.full_name == "collections.defaultdict":

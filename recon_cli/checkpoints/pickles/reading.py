@@ -26,6 +26,11 @@ _INT32, _UINT16, _UINT32, _UINT64, _FLOAT = (
 )
 
 
+# One byte can ask for a container of two hundred. In real pickles there are more bytes to each.
+_FREE_CONTAINERS = 1_000_000
+_BYTES_TO_A_CONTAINER = 4
+
+
 class TruncatedPickleError(ReconError):
     """The bytes end before the pickle does; with more of them it may be whole."""
 
@@ -50,7 +55,7 @@ class _Reader:
     Every step moves `position` first and reads then, so a position behind the end tells that bytes were lacking.
     """
 
-    __slots__ = ("data", "marked", "memo", "position", "size", "stack", "what")
+    __slots__ = ("containers", "data", "marked", "memo", "position", "size", "stack", "what")
 
     def __init__(self, data: bytes, start: int, what: str) -> None:
         self.data = data
@@ -61,6 +66,8 @@ class _Reader:
         # The stacks below each mark.
         self.marked: list[list[object]] = []
         self.memo: dict[int, object] = {}
+        # How many more may be made.
+        self.containers = _FREE_CONTAINERS + self.size // _BYTES_TO_A_CONTAINER
 
     def read(self) -> object:
         data = self.data
@@ -100,6 +107,11 @@ class _Reader:
             raise self.truncated()
         return self.data[start : self.position]
 
+    def count_container(self) -> None:
+        self.containers -= 1
+        if self.containers < 0:
+            raise self.invalid("it makes more containers than its bytes could fill")
+
     def line(self) -> bytes:
         start = self.position
         end = self.data.find(b"\n", start)
@@ -127,7 +139,8 @@ class _Reader:
         return taken
 
     def call(self, function: object, arguments: tuple[object, ...], kind: CallKind) -> Call:
-        if type(function) is not Global and type(function) is not Call:
+        # The older form of torch files names the class of a module by a persistent id.
+        if type(function) not in (Global, Call, PersistentId):
             raise self.invalid("it calls something that is no function")
         return Call(function, arguments, kind)
 
@@ -194,6 +207,7 @@ class _Reader:
     # Stack and memo
 
     def mark(self) -> None:
+        self.count_container()
         self.marked.append(self.stack)
         self.stack = []
 
@@ -232,6 +246,7 @@ class _Reader:
         self.memo[_UINT32(self.data, self.position - 4)[0]] = self.stack[-1]
 
     def memoize(self) -> None:
+        self.count_container()
         self.memo[len(self.memo)] = self.stack[-1]
 
     # Numbers
@@ -358,6 +373,7 @@ class _Reader:
         self.stack.append(())
 
     def tuple1(self) -> None:
+        self.count_container()
         stack = self.stack
         stack[-1] = (stack[-1],)
 
@@ -375,6 +391,7 @@ class _Reader:
         self.stack.append(tuple(taken))
 
     def empty_list(self) -> None:
+        self.count_container()
         self.stack.append([])
 
     def list_since_mark(self) -> None:
@@ -389,6 +406,7 @@ class _Reader:
         self.put_elements(self.since_mark())
 
     def empty_dict(self) -> None:
+        self.count_container()
         self.stack.append({})
 
     def dict_since_mark(self) -> None:
@@ -404,6 +422,7 @@ class _Reader:
         self.put_items(self.since_mark())
 
     def empty_set(self) -> None:
+        self.count_container()
         self.stack.append(set())
 
     def additems(self) -> None:

@@ -13,7 +13,7 @@ from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.checkpoints.pickles.nodes import PersistentId, walk
 from recon_cli.checkpoints.pickles.reading import TruncatedPickleError, read_pickle
 from recon_cli.checkpoints.tensors import DTYPE_BITS
-from recon_cli.checkpoints.torch_files.tensor_nodes import NotPlainError, StorageName, storage_name
+from recon_cli.checkpoints.torch_files.tensor_nodes import DamagedError, NotPlainError, StorageName, storage_name
 from recon_cli.errors import ReconError, quoted
 
 MAX_PICKLE_BYTES = 1 << 28
@@ -61,6 +61,7 @@ class ZipContent(TorchContent):
     ) -> None:
         self.archive = Archive(file, offset, length)
         self._extents: dict[str, FileExtent] = {}
+        self._storages: dict[str, StorageName] = {}
         if pickle not in self.archive:
             raise ReconError(
                 f"{self.archive.name} is a zip archive, but not one that `torch.save` wrote: it has no {quoted(pickle)}"
@@ -79,8 +80,10 @@ class ZipContent(TorchContent):
         name = f"data/{storage.key}"
         if name not in self._extents:
             if name not in self.archive:
-                raise NotPlainError(f"damaged: the archive has no member {quoted(name)}")
+                raise DamagedError(f"the archive has no member {quoted(name)}")
             self._extents[name] = self.archive.member(name)
+            self._storages[name] = storage
+        _check_name(storage, self._storages[name], older=False)
         _check_size(self._extents[name].bytes, storage)
         return self._extents[name]
 
@@ -110,17 +113,19 @@ class LegacyContent(TorchContent):
             raise ReconError(f"{quoted(file.path)} was written on a big-endian machine, which is not supported")
         if not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
             raise ReconError(f"{quoted(file.path)} is damaged: its list of storages makes no sense")
-        self._extents = _lay_out(file, [str(key) for key in keys], at, self._storages())
+        self._storages = self._named()
+        self._extents = _lay_out(file, [str(key) for key in keys], at, self._storages)
 
     def extent(self, storage: StorageName) -> FileExtent:
         """The range of a storage."""
         if storage.key not in self._extents:
-            raise NotPlainError("damaged: its storage is not in the file")
+            raise DamagedError("its storage is not in the file")
         extent = self._extents[storage.key]
+        _check_name(storage, self._storages[storage.key], older=True)
         _check_size(extent.bytes, storage)
         return extent
 
-    def _storages(self) -> dict[str, StorageName]:
+    def _named(self) -> dict[str, StorageName]:
         """The storages that the tree names; each is written once."""
         found: dict[str, StorageName] = {}
         for _, node in walk(self.root, quoted(self._file.path)):
@@ -140,6 +145,12 @@ def _lay_out(file: InputFile, keys: list[str], at: int, storages: Mapping[str, S
         if at + 8 > file.size:
             raise _cut_off(file)
         count = int.from_bytes(file.read(at, 8), "little")
+        if count != storages[key].count:
+            raise ReconError(
+                f"{quoted(file.path)} is damaged: its storage {quoted(key)} has {count} elements, "
+                f"but should have {storages[key].count}",
+                "copy or download the file again",
+            )
         size = count * DTYPE_BITS[storages[key].dtype] // 8
         extents[key] = FileExtent(file, at + 8, size)
         at += 8 + size
@@ -177,7 +188,15 @@ def _read_pickles(file: InputFile) -> tuple[list[object], int]:
             window = min(16 * window, file.size, MAX_PICKLE_BYTES)
 
 
+def _check_name(storage: StorageName, first: StorageName, *, older: bool) -> None:
+    """torch takes a storage for what the first tensor says of it."""
+    if storage.older != older:
+        raise DamagedError("its storage is named as in another form of torch files")
+    if (storage.type.full_name, storage.count) != (first.type.full_name, first.count):
+        raise DamagedError("its storage has another type or size than an earlier tensor says")
+
+
 def _check_size(found: int, storage: StorageName) -> None:
     claimed = storage.count * DTYPE_BITS[storage.dtype] // 8
     if found != claimed:
-        raise NotPlainError(f"damaged: its storage has {found} bytes, but should have {claimed}")
+        raise DamagedError(f"its storage has {found} bytes, but should have {claimed}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from recon_cli.checkpoints.extents import Extent
@@ -19,6 +21,7 @@ from recon_cli.checkpoints.tensors import (
 from recon_cli.checkpoints.torch_files.content import LegacyContent, TorchContent, ZipContent
 from recon_cli.checkpoints.torch_files.entries import entries_beside
 from recon_cli.checkpoints.torch_files.tensor_nodes import (
+    DamagedError,
     NotPlainError,
     TensorView,
     check_bounds,
@@ -44,9 +47,11 @@ class TorchSource(CheckpointSource):
     def __init__(self, path: Path, key: str | None = None) -> None:
         self._file = InputFile(path)
         try:
-            self.content: TorchContent = open_content(self._file)
-            self.weights: StateDict = choose_weights(self.content.root, quoted(path), key)
-            self.tensors, self.ties = stored_tensors(self.weights, self.content, quoted(path))
+            with _paused_collection():
+                self.content: TorchContent = open_content(self._file)
+                self.weights: StateDict = choose_weights(self.content.root, quoted(path), key)
+                self.tensors, self.ties = stored_tensors(self.weights, self.content, quoted(path))
+            _check_unfolding(self.tensors, self._file)
         except BaseException:
             self._file.close()
             raise
@@ -70,6 +75,18 @@ class TorchSource(CheckpointSource):
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+@contextmanager
+def _paused_collection() -> Iterator[None]:
+    """Millions of nodes are made and stay; to look for garbage among them again and again takes long and finds none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def open_content(file: InputFile) -> TorchContent:
@@ -121,7 +138,8 @@ def stored_tensors(
     for found in find_tensors(weights, content):
         if not isinstance(found.info, StoredTensor):
             path = ".".join([*map(str, weights.path), found.key])
-            raise ReconError(f"the tensor {quoted(path)} of {what} is {found.problem}", _HINT)
+            hint = _DAMAGED if found.damaged else _NOT_PLAIN
+            raise ReconError(f"the tensor {quoted(path)} of {what} is {found.problem}", hint)
         tensors.append(found.info)
         if found.tied is not None:
             ties[found.key] = found.tied
@@ -138,12 +156,29 @@ def find_tensors(weights: StateDict, content: TorchContent) -> Iterator[FoundTen
             info = TensorInfo(key, view.dtype, view.shape)
             info = found.add(key, view, content)
         except NotPlainError as problem:
-            yield FoundTensor(key, info, problem=str(problem))
+            yield FoundTensor(key, info, problem=str(problem), damaged=isinstance(problem, DamagedError))
             continue
         yield FoundTensor(key, info, found.ties.get(key))
 
 
-_HINT = "save it as a plain tensor of its own: `tensor.detach().clone().contiguous()`"
+_DAMAGED = "copy or download the file again"
+_NOT_PLAIN = "save it as a plain tensor of its own: `tensor.detach().clone().contiguous()`"
+
+
+def _check_unfolding(tensors: Sequence[StoredTensor], file: InputFile) -> None:
+    """Views of one storage, each within it, could add up to more than any disk holds."""
+    unfolded = sum(tensor.bytes for tensor in tensors)
+    if unfolded > _SMALL_BYTES + _MAX_UNFOLDING * file.size:
+        raise ReconError(
+            f"{quoted(file.path)} unfolds to {unfolded} bytes of tensors, but has only {file.size}: "
+            "its tensors are views of the same memory again and again",
+            "save them as tensors of their own: `tensor.clone()`",
+        )
+
+
+_MAX_UNFOLDING = 100
+"""No network ties a tensor more often than that, or makes more views of one."""
+_SMALL_BYTES = 1 << 30
 
 
 def locate(view: TensorView, content: TorchContent) -> tuple[Extent, int]:

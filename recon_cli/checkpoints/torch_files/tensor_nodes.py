@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from recon_cli.checkpoints.gathering import span_of
-from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId
-from recon_cli.checkpoints.tensors import TORCH_DTYPES
+from recon_cli.checkpoints.pickles.nodes import Call, Global, PersistentId, items_of
+from recon_cli.checkpoints.tensors import TORCH_DTYPES, overflows
+from recon_cli.errors import quoted
 
 STORAGE_DTYPES: Mapping[str, str] = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
@@ -30,11 +33,19 @@ _UNSUPPORTED = {
 }
 
 
+_QUANTISED = frozenset({"QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage"})
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 
 
 class NotPlainError(Exception):
-    """A tensor that is not a plain run of numbers, or that contradicts itself; the message completes `it is ...`."""
+    """A tensor that is not a plain run of numbers; the message completes `it is ...`."""
+
+
+class DamagedError(NotPlainError):
+    """A tensor that contradicts itself."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"damaged: {reason}")
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,14 @@ class StorageName:
     :ivar type: the class of storages.
     :ivar location: the device that it was saved from.
     :ivar count: its elements.
+    :ivar older: whether it is named as in files of the older form.
     """
 
     type: Global
     key: str
     location: str
     count: int
+    older: bool = False
 
     @property
     def dtype(self) -> str:
@@ -58,8 +71,7 @@ class StorageName:
         return STORAGE_DTYPES[self.type.name]
 
 
-@dataclass(frozen=True)
-class TensorView:
+class TensorView(NamedTuple):
     """A tensor as a view of a storage.
 
     :ivar storage: the storage; several views may be of the same.
@@ -93,8 +105,8 @@ def storage_name(node: PersistentId) -> StorageName:
     if not is_storage_class(kind):
         raise NotPlainError("of an unknown kind: its storage is of no class that is known")
     if not isinstance(key, str) or not isinstance(location, str) or not _is_count(count):
-        raise NotPlainError("damaged: the name of its storage makes no sense")
-    return StorageName(kind, key, location, count)
+        raise DamagedError("the name of its storage makes no sense")
+    return StorageName(kind, key, location, count, older=bool(view))
 
 
 def is_storage_class(node: object) -> bool:
@@ -108,18 +120,20 @@ def as_view(node: object) -> TensorView | None:
     :raises NotPlainError: if it is a tensor, but no plain one.
     """
     for _ in range(_MAX_WRAPPERS):
-        unwrap = _WRAPPERS.get(node.full_name or "") if isinstance(node, Call) else None
-        if not isinstance(node, Call) or unwrap is None:
-            break
+        if not isinstance(node, Call) or node.full_name is None:
+            return None
+        if node.full_name in _UNSUPPORTED:
+            raise NotPlainError(_UNSUPPORTED[node.full_name])
+        if node.full_name in REBUILDERS and (node.kind != "REDUCE" or node.built or node.items or node.elements):
+            raise DamagedError("something changes it after it was rebuilt")
+        read = _READERS.get(node.full_name)
+        if read is not None:
+            return read(node.arguments)
+        unwrap = _WRAPPERS.get(node.full_name)
+        if unwrap is None:
+            return None
         node = unwrap(node.arguments)
-    else:
-        raise NotPlainError("damaged: it is wrapped again and again")
-    if not isinstance(node, Call) or node.full_name is None:
-        return None
-    if node.full_name in _UNSUPPORTED:
-        raise NotPlainError(_UNSUPPORTED[node.full_name])
-    read = _READERS.get(node.full_name)
-    return None if read is None else read(node.arguments)
+    raise DamagedError("it is wrapped again and again")
 
 
 def plain_view(node: object) -> TensorView:
@@ -129,7 +143,7 @@ def plain_view(node: object) -> TensorView:
     """
     view = as_view(node)
     if view is None:
-        raise NotPlainError("damaged: what rebuilds it lacks an argument")
+        raise DamagedError("what rebuilds it makes no sense")
     return view
 
 
@@ -186,73 +200,86 @@ _ON_STORAGES = {
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_tensor_v3",
 }
+_MAX_DIMENSIONS = 64
+"""More than any operation of torch takes."""
 _FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
 _PLAIN_TYPES = {"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"}
 
 
 def _tensor(arguments: tuple[object, ...]) -> TensorView:
-    """`_rebuild_tensor(storage, offset, size, stride)`, and `_v2` with `(..., requires_grad, hooks, marks)`."""
-    if len(arguments) > 6:
-        _refuse_marks(arguments[6])
+    """`_rebuild_tensor(storage, offset, size, stride)`."""
+    _check_count(arguments, 4)
     return _view(arguments, None)
 
 
+def _tensor_v2(arguments: tuple[object, ...]) -> TensorView:
+    """`_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, marks=None)`."""
+    _check_count(arguments, 6, 7)
+    _check_marks(*arguments[6:])
+    return _with_gradient(_view(arguments, None), arguments[4])
+
+
 def _tensor_v3(arguments: tuple[object, ...]) -> TensorView:
-    """`_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, marks)`."""
-    if len(arguments) < 7 or not isinstance(arguments[6], Global) or arguments[6].name not in TORCH_DTYPES:
-        kind = arguments[6].full_name if len(arguments) > 6 and isinstance(arguments[6], Global) else "unknown"
-        raise NotPlainError(f"of the type {kind}, which is not supported")
-    if len(arguments) > 7:
-        _refuse_marks(arguments[7])
-    return _view(arguments, TORCH_DTYPES[arguments[6].name])
+    """`_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype, marks=None)`."""
+    _check_count(arguments, 7, 8)
+    kind = arguments[6]
+    if not isinstance(kind, Global) or kind.module != "torch" or kind.name not in TORCH_DTYPES:
+        name = quoted(kind.full_name) if isinstance(kind, Global) else "unknown"
+        raise NotPlainError(f"of the type {name}, which is not supported")
+    _check_marks(*arguments[7:])
+    return _with_gradient(_view(arguments, TORCH_DTYPES[kind.name]), arguments[4])
 
 
-def _parameter(arguments: tuple[object, ...]) -> object:
-    """`_rebuild_parameter(tensor, requires_grad, hooks)`."""
-    return arguments[0] if arguments else None
+def _parameters_tensor(arguments: tuple[object, ...]) -> object:
+    """`_rebuild_parameter(tensor, requires_grad, hooks)`, and `_with_state` with `(..., state)`."""
+    _check_count(arguments, 3, 4)
+    return arguments[0]
 
 
-def _from_type(arguments: tuple[object, ...]) -> object:
+def _plain_tensor(arguments: tuple[object, ...]) -> object:
     """`_rebuild_from_type_v2(function, type, arguments, state)`: a tensor with attributes of its own."""
-    if len(arguments) != 4:
-        return None
+    _check_count(arguments, 4)
     function, kind, inner, _ = arguments
     if not isinstance(kind, Global) or kind.full_name not in _PLAIN_TYPES or not isinstance(inner, tuple):
-        raise NotPlainError(f"of the class {kind.full_name if isinstance(kind, Global) else 'unknown'}")
+        raise NotPlainError(f"of the class {quoted(kind.full_name) if isinstance(kind, Global) else 'unknown'}")
     return Call(function, inner)
 
 
 _READERS: Mapping[str, Callable[[tuple[object, ...]], TensorView]] = {
     "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor_v2,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
-}
-
-_WRAPPERS: Mapping[str, Callable[[tuple[object, ...]], object]] = {
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    _FROM_TYPE: _from_type,
 }
 """What makes a tensor of another one, and how to come to that."""
 
-_MAX_WRAPPERS = 10
+_WRAPPERS: Mapping[str, Callable[[tuple[object, ...]], object]] = {
+    "torch._utils._rebuild_parameter": _parameters_tensor,
+    "torch._utils._rebuild_parameter_with_state": _parameters_tensor,
+    _FROM_TYPE: _plain_tensor,
+}
+"""What torch puts around the call that rebuilds a tensor; each gives that call."""
+
+_MAX_WRAPPERS = 4
+"""More than torch puts around each other."""
 
 REBUILDERS = frozenset({*_READERS, *_WRAPPERS, *_UNSUPPORTED})
 """The functions with which torch rebuilds tensors."""
 
 
 def _view(arguments: tuple[object, ...], dtype: str | None) -> TensorView:
-    if len(arguments) < 4:
-        raise NotPlainError("damaged: what rebuilds it lacks an argument")
     storage, offset, shape, strides = arguments[:4]
     shape, strides = _counts(shape), _counts(strides)
     if not isinstance(storage, PersistentId) or not _is_count(offset) or shape is None or strides is None:
-        raise NotPlainError("damaged: what rebuilds it makes no sense")
+        raise DamagedError("what rebuilds it makes no sense")
     if len(shape) != len(strides):
-        raise NotPlainError("damaged: it has more sizes than strides, or fewer")
+        raise DamagedError("it has more sizes than strides, or fewer")
+    if len(shape) > _MAX_DIMENSIONS or overflows(shape):
+        raise DamagedError("its shape is too large")
     found = storage_name(storage)
+    if found.type.name in _QUANTISED:
+        raise NotPlainError("quantised")
     if dtype is None and found.type.name == "UntypedStorage":
-        raise NotPlainError("damaged: its storage has no type")
+        raise DamagedError("its storage has no type")
     assert isinstance(offset, int)
     return TensorView(found, dtype or found.dtype, offset, shape, strides)
 
@@ -265,28 +292,41 @@ def check_bounds(view: TensorView, elements: int) -> None:
     """
     span = span_of(view.shape, view.strides)
     if span and view.offset + span > elements:
-        raise NotPlainError("damaged: it reaches beyond its storage")
-    size = 1
-    for length in view.shape:
-        size *= length
+        raise DamagedError("it reaches beyond its storage")
+    size = math.prod(view.shape)
     if size > elements:
         raise NotPlainError(
             f"a view that repeats its memory: it claims {size} elements, but only {elements} are stored"
         )
 
 
-def _refuse_marks(marks: object) -> None:
-    if isinstance(marks, dict) and any(marks.values()):
+def _check_count(arguments: tuple[object, ...], *counts: int) -> None:
+    if len(arguments) not in counts:
+        raise DamagedError("what rebuilds it has an argument too few or too many")
+
+
+def _with_gradient(view: TensorView, requires_grad: object) -> TensorView:
+    if not isinstance(requires_grad, bool) or (requires_grad and not view.dtype.startswith(("F", "BF", "C"))):
+        raise DamagedError("what rebuilds it makes no sense")
+    return view
+
+
+def _check_marks(marks: object = None) -> None:
+    items = () if marks is None else items_of(marks)
+    if items is None or any(value is not False for _, value in items):
         raise NotPlainError("a conjugated or negated view")
 
 
 def _counts(value: object) -> tuple[int, ...] | None:
     if isinstance(value, Call) and value.full_name == "torch.Size" and len(value.arguments) == 1:
         value = value.arguments[0]
-    if not isinstance(value, (tuple, list)) or not all(_is_count(item) for item in value):
+    if not isinstance(value, (tuple, list)):
         return None
+    for item in value:
+        if not _is_count(item):
+            return None
     return tuple(value)
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    return type(value) is int and 0 <= value < 1 << 63

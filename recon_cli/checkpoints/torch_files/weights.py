@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from recon_cli.checkpoints.pickles.nodes import Call, Global, Part, Path, items_of, path_text, walk
-from recon_cli.checkpoints.tensors import TORCH_DTYPES
+from recon_cli.checkpoints.pickles.nodes import Call, Global, Part, Path, PersistentId, items_of, path_text, walk
 from recon_cli.checkpoints.torch_files.tensor_nodes import REBUILDERS, is_plain_tensor, is_storage_class, is_tensor
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
 
@@ -14,17 +15,32 @@ PREFERRED = ("state_dict", "model_state_dict", "model_state", "model", "module",
 """What the weights are called in a training checkpoint, as far as people agree; the first one there is taken."""
 
 OPTIMIZER = "param_groups"
-_BUFFERS = ("builtins.bytearray", "__builtin__.bytearray")
 
-ALLOWED = frozenset({
-    *REBUILDERS,
+
+def _builtins(*names: str) -> set[str]:
+    """Built-in classes by their names in pickles of Python 3 and, as in those of protocol 2, of Python 2."""
+    return {f"{module}.{name}" for name in names for module in ("builtins", "__builtin__")}
+
+
+_BUFFERS = _builtins("bytearray")
+
+CALLED = frozenset({
+    *REBUILDERS, *_builtins("set", "frozenset", "complex", "bytearray"),
     "collections.OrderedDict", "collections.defaultdict", "collections.Counter",
-    "builtins.set", "builtins.frozenset", "builtins.complex", "builtins.bytearray", "builtins.list", "builtins.dict",
-    "builtins.int", "__builtin__.set", "__builtin__.complex", "__builtin__.bytearray",
-    "_codecs.encode", "torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter",
-    "torch.nn.parameter.Buffer", "torch.serialization._get_layout",
+    "_codecs.encode", "torch.Size", "torch.device", "torch.serialization._get_layout",
 })  # fmt: skip
-"""What a checkpoint's pickle may call or name: containers, and what tensors are made with."""
+"""What a checkpoint's pickle may call: containers, and what tensors are made with."""
+
+NAMED = frozenset({
+    *CALLED, *_builtins("bool", "int", "float", "str", "bytes", "tuple", "list", "dict"),
+    "torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer",
+})  # fmt: skip
+"""What it may name besides types and storages: classes of tensors, and what a `defaultdict` begins with."""
+
+_HASHABLE = {*_builtins("frozenset", "complex"), "torch.Size", "torch.device", "_codecs.encode"}
+
+_TYPE = re.compile(r"bool|(b?float|complex|u?int|bits|qu?int)[0-9][a-z0-9_]*|per_(tensor|channel)_[a-z_]+")
+"""What torch calls the types of elements, those that Recon does not read among them, and ways to quantise."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +86,10 @@ def choose_weights(root: object, what: str, key: str | None = None) -> StateDict
     """
     base = _base(root, what, key)
     part = follow(root, base)
-    foreign = refusals(part, what)
-    if foreign:
-        raise _foreign(Refusal((*base, *foreign[0].path), foreign[0].reason), root, what, key)
-    found = candidates(root, what, key)
+    foreign = next(_find_refusals(part, what), None)
+    if foreign is not None:
+        raise _foreign(Refusal((*base, *foreign.path), foreign.reason), root, what, key)
+    found = state_dicts(part, what)
     if not found:
         raise ReconError(
             f"{what} holds no state dict: no mapping from names to tensors",
@@ -81,10 +97,9 @@ def choose_weights(root: object, what: str, key: str | None = None) -> StateDict
         )
     chosen = preferred(found)
     if chosen is None:
-        raise ReconError(
-            f"{what} holds several state dicts: {listed(each.key for each in found)}", "choose one with --key"
-        )
-    return chosen
+        known = [path_text((*base, *each.path)) for each in found]
+        raise ReconError(f"{what} holds several state dicts: {listed(known)}", "choose one with --key")
+    return StateDict((*base, *chosen.path), chosen.items)
 
 
 def candidates(root: object, what: str, key: str | None = None) -> list[StateDict]:
@@ -134,18 +149,54 @@ def refusals(root: object, what: str, known: Callable[[Global], bool] = lambda _
 
     :param known: what else the pickle may name.
     """
-    found = []
+    return list(_find_refusals(root, what, known))
+
+
+def _find_refusals(root: object, what: str, known: Callable[[Global], bool] = lambda _: False) -> Iterator[Refusal]:
+    """The same one by one: the first one is found also where the foreign part contains itself."""
     for path, node in walk(root, what, enter=lambda node: not is_plain_tensor(node)):
-        reason = None
-        if isinstance(node, Global):
-            reason = None if _is_allowed(node) or known(node) else f"a {quoted(node.full_name)}"
-        elif isinstance(node, Call) and node.full_name is None:
-            reason = "what a computed function would give"
-        elif isinstance(node, Call) and node.full_name in _BUFFERS and any(isinstance(a, int) for a in node.arguments):
-            reason = "a buffer whose bytes are not in the file"
+        place = tuple(step for step in path if not isinstance(step, Part))
+        reason = None if isinstance(node, Global) and known(node) else _reason(node)
         if reason:
-            found.append(Refusal(tuple(step for step in path if not isinstance(step, Part)), reason))
-    return found
+            yield Refusal(place, reason)
+        for key in _inert_keys(node):
+            reasons = [refusal.reason for refusal in refusals(key, what)]
+            if not reasons and not _is_hashable(key):
+                reasons = ["a container"]
+            yield from (Refusal(place, f"a mapping with a key that is {reason}") for reason in reasons)
+
+
+def _reason(node: object) -> str | None:
+    """Why a node is no plain data, completing `it is ...`; None if it is, as far as itself is concerned."""
+    if isinstance(node, Global):
+        return None if _is_allowed(node) else f"a {quoted(node.full_name)}"
+    if not isinstance(node, Call):
+        return None
+    if node.full_name is None:
+        return None if _names_a_class(node.function) else "what a computed function would give"
+    if node.full_name in _BUFFERS and any(isinstance(argument, int) for argument in node.arguments):
+        return "a buffer whose bytes are not in the file"
+    if node.full_name not in CALLED and _is_allowed(node.function):
+        return f"a call of {quoted(node.full_name)}"
+    return None
+
+
+def _names_a_class(function: object) -> bool:
+    """Whether this is how files of the older form name the class of a module; the class itself is refused then."""
+    value = function.value if isinstance(function, PersistentId) else None
+    return isinstance(value, tuple) and any(isinstance(part, Global) and not _is_allowed(part) for part in value)
+
+
+def _is_hashable(key: object) -> bool:
+    if isinstance(key, (tuple, frozenset)):
+        return all(_is_hashable(part) for part in key)
+    return not isinstance(key, Call) or key.full_name in _HASHABLE
+
+
+def _inert_keys(node: object) -> list[object]:
+    """The keys of a mapping that are no numbers or text; walking passes over keys."""
+    keys = node if isinstance(node, dict) else node.items if isinstance(node, Call) else ()
+    return [key for key in keys if isinstance(key, (Global, Call, PersistentId, tuple, frozenset))]
 
 
 def follow(root: object, path: Path) -> object:
@@ -169,9 +220,11 @@ def _is_container(node: object) -> bool:
     return isinstance(node, (dict, list, tuple)) or items_of(node) is not None
 
 
-def _is_allowed(name: Global) -> bool:
-    is_dtype = name.module == "torch" and name.name in TORCH_DTYPES
-    return name.full_name in ALLOWED or is_dtype or is_storage_class(name)
+def _is_allowed(name: object) -> bool:
+    if not isinstance(name, Global):
+        return False
+    is_type = name.module == "torch" and _TYPE.fullmatch(name.name) is not None
+    return name.full_name in NAMED or is_type or is_storage_class(name)
 
 
 def _find(root: object, key: str, what: str) -> Path:
@@ -208,7 +261,8 @@ def _foreign(refusal: Refusal, root: object, what: str, key: str | None) -> Reco
         clean = [each for each in state_dicts(root, what) if each.path and not refusals(follow(root, each.path), what)]
         chosen = preferred(clean) if clean else None
         if chosen:
-            hint = f"pass `--key {chosen.key}` to take the weights alone; nothing else in the file is opened then"
+            option = f"--key {shlex.quote(chosen.key)}"
+            hint = f"pass `{option}` to take the weights alone; nothing else in the file is opened then"
     return ReconError(
         f"{place} is {refusal.reason}, which is neither plain data nor a tensor, so it is not opened", hint
     )
