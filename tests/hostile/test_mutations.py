@@ -182,7 +182,7 @@ FILES = {
     "nested.pt": lambda _: saved(NESTED, zipped=True),
     "nested legacy.pt": lambda _: saved(NESTED, zipped=False),
 }
-EXAMPLES = settings(max_examples=1500)
+EXAMPLES = settings(max_examples=100)
 
 
 @pytest.fixture(scope="module", params=FILES)

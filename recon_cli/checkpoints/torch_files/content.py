@@ -84,7 +84,9 @@ class ZipContent(TorchContent):
             self._extents[name] = self.archive.member(name)
             self._storages[name] = storage
         _check_name(storage, self._storages[name], older=False)
-        _check_size(self._extents[name].bytes, storage)
+        found, claimed = self._extents[name].bytes, storage.count * DTYPE_BITS[storage.dtype] // 8
+        if found != claimed:
+            raise DamagedError(f"its storage has {found} bytes, but should have {claimed}")
         return self._extents[name]
 
 
@@ -120,10 +122,8 @@ class LegacyContent(TorchContent):
         """The range of a storage."""
         if storage.key not in self._extents:
             raise DamagedError("its storage is not in the file")
-        extent = self._extents[storage.key]
         _check_name(storage, self._storages[storage.key], older=True)
-        _check_size(extent.bytes, storage)
-        return extent
+        return self._extents[storage.key]
 
     def _named(self) -> dict[str, StorageName]:
         """The storages that the tree names; each is written once."""
@@ -194,9 +194,3 @@ def _check_name(storage: StorageName, first: StorageName, *, older: bool) -> Non
         raise DamagedError("its storage is named as in another form of torch files")
     if (storage.type.full_name, storage.count) != (first.type.full_name, first.count):
         raise DamagedError("its storage has another type or size than an earlier tensor says")
-
-
-def _check_size(found: int, storage: StorageName) -> None:
-    claimed = storage.count * DTYPE_BITS[storage.dtype] // 8
-    if found != claimed:
-        raise DamagedError(f"its storage has {found} bytes, but should have {claimed}")
