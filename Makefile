@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo_results
 
-.PHONY: demo test test-all test-files lint check-types schemas bench clean
+.PHONY: fuzz demo test test-all test-files lint check-types schemas bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python demo/run.py $(OUT)
@@ -33,6 +33,14 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.profile
 	$(BIN)/python -m benchmarks.routes
+
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.ready-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	for target in safetensors index archive pickle torch_file distributed documents; do \
+		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) demo_results

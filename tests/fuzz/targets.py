@@ -1,0 +1,134 @@
+"""What is fuzzed: each target takes any bytes, and may end in no other exception than ReconError."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save
+
+from recon_cli.artifacts import strict_json
+from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.checkpoints.archives.reading import Archive
+from recon_cli.checkpoints.distributed.metadata import read_metadata
+from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.pickles.nodes import walk
+from recon_cli.checkpoints.pickles.reading import read_pickle
+from recon_cli.checkpoints.pickles.writing import write_pickle
+from recon_cli.checkpoints.safetensors_source import SafetensorsSource
+from recon_cli.checkpoints.sharded_source import read_index
+from recon_cli.checkpoints.torch_files.source import TorchSource
+from recon_cli.errors import ReconError
+
+Target = Callable[[bytes], None]
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="recon-fuzz-"))
+
+
+def _as_file(data: bytes) -> Path:
+    path = _FOLDER / "input"
+    path.write_bytes(data)
+    return path
+
+
+def safetensors(data: bytes) -> None:
+    """The header of a safetensors file."""
+    SafetensorsSource(_as_file(data)).close()
+
+
+def index(data: bytes) -> None:
+    """The index of a sharded checkpoint."""
+    read_index(_as_file(data))
+
+
+def archive(data: bytes) -> None:
+    """The directory and the members of a zip archive."""
+    with contextlib.closing(InputFile(_as_file(data))) as file:
+        for name in (found := Archive(file)).names:
+            found.read(name, 1 << 16)
+
+
+def pickle(data: bytes) -> None:
+    """A pickle: read, walked and written again."""
+    node, _ = read_pickle(data)
+    for _ in walk(node, "the pickle", repeats=10_000):
+        pass
+    write_pickle(node)
+
+
+def torch_file(data: bytes) -> None:
+    """A torch file of either form."""
+    TorchSource(_as_file(data)).close()
+
+
+def distributed(data: bytes) -> None:
+    """The metadata of a distributed checkpoint."""
+    with contextlib.closing(InputFile(_as_file(data))) as file:
+        read_metadata(file)
+
+
+def documents(data: bytes) -> None:
+    """A manifest and a plan."""
+    content = strict_json.parse(data, "the document")
+    for kind in (Manifest, SplitPlan):
+        with contextlib.suppress(ReconError):
+            kind.from_content(content, "the document")
+
+
+TARGETS: Mapping[str, Target] = {
+    target.__name__: target for target in (safetensors, index, archive, pickle, torch_file, distributed, documents)
+}
+
+
+def run(target: Target, data: bytes) -> None:
+    """Give bytes to a target; an error that tells its user what is wrong is no finding."""
+    with contextlib.suppress(ReconError):
+        target(data)
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Valid inputs for every target, made anew."""
+    state = {"a.weight": torch.zeros(2, 3), "a.count": torch.tensor(1), "b.bias": torch.zeros(1).to(torch.bfloat16)}
+    whole, legacy, nested = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.save(state, whole)
+    torch.save(state, legacy, _use_new_zipfile_serialization=False)
+    torch.save({"epoch": 1, "model": state, "ema": [state["a.weight"].t()]}, nested)
+    torch_files = [whole.getvalue(), legacy.getvalue(), nested.getvalue()]
+    with zipfile.ZipFile(io.BytesIO(torch_files[0])) as members:
+        data = members.read("archive/data.pkl")
+    size = {"parameters": 1, "parameter_bytes": 4, "tensors": 1, "tensor_bytes": 4}
+    manifest = {
+        "schema": Manifest.SCHEMA, "tasks": ["x", "y"], "batchnorm": "shared",
+        "layers": [{"name": "a", "branches": [{"id": t, "tasks": [t]} for t in "xy"]}],
+        "tensors": [{"key": "a.w", "dtype": "F32", "shape": [1], "copies": {t: f"a.tasks.{t}.w" for t in "xy"},
+                     "digest": "sha256:" + "0" * 64}],
+        "sizes": {"before": size, "after": size, "split_parameters": 1, "shared_parameters": None},
+        "source": {"name": "m", "format": "torch", "digest": "sha256:" + "0" * 64},
+        "selection": {"policy": "layers", "argument": "a", "ranking_digest": None},
+        "versions": {"recon": "0"},
+    }  # fmt: skip
+    shards = {"metadata": {"total_size": 4}, "weight_map": {"a.weight": "1.safetensors", "b": "2.safetensors"}}
+    return {
+        "safetensors": [save(state, metadata={"format": "pt"}), save({})],
+        "index": [json.dumps(shards).encode()],
+        "archive": [torch_files[0], torch_files[2]],
+        "pickle": [data, torch_files[1]],
+        "torch_file": torch_files,
+        "distributed": [_distributed_metadata()],
+        "documents": [json.dumps(manifest).encode()],
+    }
+
+
+def _distributed_metadata() -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save({"model": {"w": torch.zeros(2, 2)}, "step": 3}, checkpoint_id=folder, no_dist=True)
+        return (Path(folder) / ".metadata").read_bytes()
