@@ -33,6 +33,7 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.profile
 	$(BIN)/python -m benchmarks.routes
+	$(BIN)/python -m benchmarks.split
 
 FUZZ_SECONDS ?= 60
 
