@@ -98,8 +98,8 @@ def command(
 ) -> None:
     """Give every task its own copy of the chosen layers, in a new checkpoint.
 
-    Beside OUT.safetensors, OUT.manifest.json says where every tensor went. In OUT.pt, what else a torch file held stays,
-    and the states of optimizers are branched along.
+    Beside OUT.safetensors, OUT.manifest.json says where every tensor went. In OUT.pt, all else that a torch file held
+    stays, and the states of optimizers are branched along.
     """
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
