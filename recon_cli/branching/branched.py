@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recon_cli.artifacts.manifest import Manifest, SplitLayer, TensorRecord
 from recon_cli.artifacts.plain import Retyped
@@ -82,6 +83,23 @@ class BranchedCheckpoint:
         return tuple(
             Retyped(source=source, found=own, tensors=count) for (source, own), count in found.items() if source != own
         )
+
+    def described(self, branched: Path, files: Iterable[Path], plain: CheckpointSource) -> dict[str, Any]:
+        """What documents say of a plain checkpoint that was made from this one.
+
+        :param branched: this one's file.
+        :param files: what was written.
+        """
+        return {
+            "checkpoint": branched.name,
+            "files": tuple(path.name for path in files),
+            "tensors": len(plain.tensors),
+            "tensor_bytes": sum(tensor.bytes for tensor in plain.tensors),
+            "kept": self.kept,
+            "prefix": self.prefix,
+            "found_prefix": self.found_prefix,
+            "retyped": self.retyped,
+        }
 
 
 @contextmanager

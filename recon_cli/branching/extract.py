@@ -37,14 +37,7 @@ def extract(
         inputs = [branched, manifest or branched]
         files = write_checkpoint(plain, Path(output), shard_size=shard_size, overwrite=overwrite, inputs=inputs)
     return Extraction(
-        checkpoint=branched.name,
-        files=tuple(path.name for path in files),
-        tensors=len(plain.tensors),
-        tensor_bytes=sum(tensor.bytes for tensor in plain.tensors),
-        kept=found.kept,
-        prefix=found.prefix,
-        found_prefix=found.found_prefix,
-        retyped=found.retyped,
+        **found.described(branched, files, plain),
         task=task,
         layers=tuple(UsedBranch(layer=x.name, branch=x.branch_of(task)) for x in found.manifest.layers),
     )

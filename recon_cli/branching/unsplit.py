@@ -59,14 +59,7 @@ def unsplit(
         inputs = [branched, manifest or branched]
         files = write_checkpoint(plain, Path(output), shard_size=shard_size, overwrite=overwrite, inputs=inputs)
     return Unsplitting(
-        checkpoint=branched.name,
-        files=tuple(path.name for path in files),
-        tensors=len(plain.tensors),
-        tensor_bytes=sum(tensor.bytes for tensor in plain.tensors),
-        kept=found.kept,
-        prefix=found.prefix,
-        found_prefix=found.found_prefix,
-        retyped=found.retyped,
+        **found.described(branched, files, plain),
         method="task" if task is not None else "average" if joined.averaged else "equal",
         task=task,
         averaged=joined.averaged,
