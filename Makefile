@@ -39,7 +39,7 @@ FUZZ_SECONDS ?= 60
 
 fuzz: $(VENV)/.ready-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	for target in safetensors index archive pickle torch_file distributed documents; do \
+	for target in safetensors index archive pickle torch_file torch_tree distributed documents; do \
 		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; \
 	done
 

@@ -8,6 +8,7 @@ import json
 import tempfile
 import warnings
 import zipfile
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,8 +26,10 @@ from recon_cli.checkpoints.pickles.reading import read_pickle
 from recon_cli.checkpoints.pickles.writing import write_pickle
 from recon_cli.checkpoints.safetensors_source import SafetensorsSource
 from recon_cli.checkpoints.sharded_source import read_index
+from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.checkpoints.torch_files.source import TorchSource
 from recon_cli.errors import ReconError
+from tests.hostile.making import Asked, Stored, members_of, pickled, tensor, write_zip
 
 Target = Callable[[bytes], None]
 
@@ -39,9 +42,17 @@ def _as_file(data: bytes) -> Path:
     return path
 
 
+def _check(source: CheckpointSource, size: int) -> None:
+    """Whatever was accepted lies within its file."""
+    with source:
+        for tensor in source.tensors:
+            assert 0 <= tensor.begin <= tensor.begin + tensor.bytes <= tensor.extent.bytes <= size
+        assert source.ties.keys() <= {tensor.key for tensor in source.tensors}
+
+
 def safetensors(data: bytes) -> None:
     """The header of a safetensors file."""
-    SafetensorsSource(_as_file(data)).close()
+    _check(SafetensorsSource(_as_file(data)), len(data))
 
 
 def index(data: bytes) -> None:
@@ -66,7 +77,14 @@ def pickle(data: bytes) -> None:
 
 def torch_file(data: bytes) -> None:
     """A torch file of either form."""
-    TorchSource(_as_file(data)).close()
+    _check(TorchSource(_as_file(data)), len(data))
+
+
+def torch_tree(data: bytes) -> None:
+    """A pickle in a whole archive, whose checksum would tell that it was changed."""
+    path = _FOLDER / "input"
+    write_zip(path, members_of(data, dict.fromkeys("012", bytes(16))))
+    _check(TorchSource(path), 16)
 
 
 def distributed(data: bytes) -> None:
@@ -84,7 +102,8 @@ def documents(data: bytes) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    target.__name__: target for target in (safetensors, index, archive, pickle, torch_file, distributed, documents)
+    target.__name__: target
+    for target in (safetensors, index, archive, pickle, torch_file, torch_tree, distributed, documents)
 }
 
 
@@ -122,9 +141,22 @@ def seeds() -> dict[str, list[bytes]]:
         "archive": [torch_files[0], torch_files[2]],
         "pickle": [data, torch_files[1]],
         "torch_file": torch_files,
+        "torch_tree": [pickled(tree) for tree in _trees()],
         "distributed": [_distributed_metadata()],
         "documents": [json.dumps(manifest).encode()],
     }
+
+
+def _trees() -> list[object]:
+    """What `torch_tree` takes: every way to rebuild a tensor, on records of 16 bytes."""
+    half, untyped = Stored("2", 8, torch.HalfStorage), Stored("0", 16, torch.UntypedStorage)
+    return [
+        {"w": tensor(), "v": tensor(Stored("1"), 1, (1, 3), (3, 1)), "u": tensor(half, 3, (2, 2), (1, 2))},
+        OrderedDict(w=Asked(torch._utils._rebuild_parameter, tensor(), True, OrderedDict()), tied=tensor()),
+        {"a": [1, 2.5, None, True, 1 << 70, "text", b"bytes", 1j], "b": {1, 2}, "model": {"x": tensor(), "n": 1}},
+        {"optimizer": {"state": {0: {"m": tensor()}}, "param_groups": []}, "net": defaultdict(list, {"w": tensor()})},
+        {"w": Asked(torch._utils._rebuild_tensor_v3, untyped, 0, (8,), (1,), False, {}, torch.uint16)},
+    ]  # fmt: skip
 
 
 def _distributed_metadata() -> bytes:
