@@ -13,7 +13,8 @@ from recon_cli.errors import ReconError, quoted
 PIECE_BYTES = 1 << 20
 """Larger pieces fall out of the caches between reading and writing, smaller ones cost more calls."""
 
-RING = 4
+RING = 16
+"""Pieces that may be in use at a time: as far as reading may be ahead of what is computed over the bytes."""
 
 
 class Ring:
