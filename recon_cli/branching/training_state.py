@@ -82,8 +82,9 @@ class TreeBranching:
         if items is None:
             return self._sequence(node, path) if isinstance(node, (list, tuple)) else node
         content = dict(items)
-        if isinstance(content.get("param_groups"), list) and items_of(content.get("state")) is not None:
-            return self._optimizer(node, path)
+        groups = content.get("param_groups")
+        if isinstance(groups, list) and items_of(content.get("state")) is not None:
+            return self._optimizer(node, groups, path)
         prefix = self._prefix_of(content)
         if prefix is not None:
             return self._mirror(node, items, prefix)
@@ -174,10 +175,10 @@ class TreeBranching:
 
     # Optimizers
 
-    def _optimizer(self, node: object, path: Path) -> object:
+    def _optimizer(self, node: object, old_groups: Sequence[object], path: Path) -> object:
         content = dict(items_of(node) or [])
         state = dict(items_of(content["state"]) or [])
-        groups = [dict(items_of(group) or []) for group in content["param_groups"]]  # type: ignore[attr-defined]
+        groups = [dict(items_of(group) or []) for group in old_groups]
         try:
             keys = self._keys_of(groups, state)
         except _UnknownOrderError as problem:
@@ -188,17 +189,23 @@ class TreeBranching:
         new_state: list[tuple[object, object]] = []
         new_groups: list[object] = []
         count = 0
-        for group, old in zip(groups, content["param_groups"], strict=True):  # type: ignore[call-overload]
+        for group, old in zip(groups, old_groups, strict=True):
             ids: list[object] = []
             names: list[object] = []
-            for name, identity in self._in_order(group["params"], keys):
+            own = group["params"]
+            assert isinstance(own, list)
+            for name, identity in self._in_order(own, keys):
                 new_id = self._prefix + name if isinstance(identity, str) else count
                 count += 1
                 ids.append(new_id)
                 names.append(self._prefix + name)
                 if identity in state:
                     new_state.append((new_id, self._copy(state[identity], name)))
-            changed = {**group, "params": ids, **({"param_names": names} if "param_names" in group else {})}
+            changed: dict[object, object] = {
+                **group,
+                "params": ids,
+                **({"param_names": names} if "param_names" in group else {}),
+            }
             new_groups.append(with_items(old, list(changed.items())))
         new = {**content, "state": with_items(content["state"], new_state), "param_groups": new_groups}
         return with_items(node, list(new.items()))
@@ -242,9 +249,9 @@ class TreeBranching:
             if view and len(view.shape) == len(shape) and not _fits_into(view.shape, shape):
                 raise _UnknownOrderError("its moments have other shapes than the weights in their order")
 
-    def _in_order(self, ids: object, keys: Mapping[object, str]) -> list[tuple[str, object]]:
+    def _in_order(self, ids: Sequence[object], keys: Mapping[object, str]) -> list[tuple[str, object]]:
         """The new parameters of a group, each with the old one that it comes from."""
-        old = [(keys[identity], identity) for identity in ids]  # type: ignore[attr-defined]
+        old = [(keys[identity], identity) for identity in ids]
         identities = dict(old)
         position = {key: at for at, key in enumerate(self._plan.places)}
         if [position[key] for key, _ in old] == sorted(position[key] for key, _ in old):

@@ -33,11 +33,11 @@ from tests.hostile.making import Asked, Stored, members_of, pickled, tensor, wri
 
 Target = Callable[[bytes], None]
 
-_FOLDER = Path(tempfile.mkdtemp(prefix="recon-fuzz-"))
+_FOLDER = tempfile.TemporaryDirectory(prefix="recon-fuzz-")
 
 
 def _as_file(data: bytes) -> Path:
-    path = _FOLDER / "input"
+    path = Path(_FOLDER.name) / "input"
     path.write_bytes(data)
     return path
 
@@ -82,7 +82,7 @@ def torch_file(data: bytes) -> None:
 
 def torch_tree(data: bytes) -> None:
     """A pickle in a whole archive, whose checksum would tell that it was changed."""
-    path = _FOLDER / "input"
+    path = Path(_FOLDER.name) / "input"
     write_zip(path, members_of(data, dict.fromkeys("012", bytes(16))))
     _check(TorchSource(path), 16)
 
