@@ -5,7 +5,8 @@
 
 Every way runs in a process of its own, one after the other in each round, and every round in the other direction; a
 file counts as written when it is synced to disk, for `cp` as well. Printed are medians, and ratios to the `cp` of the
-same round.
+same round. Before each, another process takes and returns memory for the file that is written: a virtual machine may
+have lent its free memory to others, and would ask for it back during one way and not during the next.
 """
 
 from __future__ import annotations
@@ -169,14 +170,23 @@ def _watch(process: subprocess.Popen[bytes], most: list[float]) -> None:
         time.sleep(0.005)
 
 
-def compare(folder: Path, ways: dict[str, Callable[[Path], list[str]]], rounds: int) -> dict[str, list[Cost]]:
-    """Run all ways in every round, in turns forwards and backwards; the first round only warms the caches up."""
+_TAKE_MEMORY = "import mmap, sys; mmap.mmap(-1, int(sys.argv[1]), mmap.MAP_PRIVATE | mmap.MAP_POPULATE)"
+
+
+def compare(
+    folder: Path, ways: dict[str, Callable[[Path], list[str]]], rounds: int, memory: int
+) -> dict[str, list[Cost]]:
+    """Run all ways in every round, in turns forwards and backwards; the first round only warms the caches up.
+
+    :param memory: the bytes that are taken and returned before each.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         names = list(ways) if number % 2 else list(reversed(ways))
         for name in names:
             for leftover in folder.glob("out.*"):
                 leftover.unlink()
+            subprocess.run([sys.executable, "-c", _TAKE_MEMORY, str(memory)], check=True)
             cost = measure(ways[name](folder))
             if number:
                 costs[name].append(cost)
@@ -205,7 +215,7 @@ def compare_safetensors(folder: Path, rounds: int) -> None:
         "recon split": lambda at: split_command(source, at / "out.safetensors"),
         "safetensors: load_file, save_file": lambda at: library_command(_SAFETENSORS, source, at / "out.safetensors"),
     }
-    report(compare(folder, ways, rounds), "cp")
+    report(compare(folder, ways, rounds, 2 * result.stat().st_size), "cp")
 
 
 def compare_torch(folder: Path, rounds: int) -> None:
@@ -226,7 +236,7 @@ def compare_torch(folder: Path, rounds: int) -> None:
         "recon split to .pt": lambda at: split_command(source, at / "out.pt"),
         "torch: load (mapped), save": lambda at: library_command(_TORCH, source, at / "out.pt"),
     }
-    report(compare(folder, ways, rounds), "cp")
+    report(compare(folder, ways, rounds, 2 * result.stat().st_size), "cp")
 
 
 def compare_memory(folder: Path, sizes: Sequence[float]) -> None:

@@ -65,6 +65,8 @@ def counted(count: int, noun: str) -> str:
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be written: Python's may hold halves of surrogate pairs."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

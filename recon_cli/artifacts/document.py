@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from recon_cli.artifacts import strict_json
 from recon_cli.artifacts.publish import check_output, publish_bytes
@@ -41,6 +42,15 @@ class Document(Record):
     def to_json(self) -> dict[str, Any]:
         """The document as plain data, `"schema"` first."""
         return {"schema": self.SCHEMA, **self.model_dump(mode="json")}
+
+    @classmethod
+    def encode(cls, fields: Mapping[str, object]) -> bytes:
+        """The bytes of a document with these fields; they are not checked, which takes a third of the time.
+
+        :param fields: all of them, as records or plain data.
+        """
+        ordered = {name: fields[name] for name in cls.model_fields}
+        return strict_json.encode({"schema": cls.SCHEMA, **to_jsonable_python(ordered)}, indent=cls.INDENT)
 
     def to_bytes(self) -> bytes:
         """The document as it stands in a file: the same content gives the same bytes."""

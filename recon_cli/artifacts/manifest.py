@@ -48,7 +48,7 @@ class PlannedTensor(Record):
 class TensorRecord(PlannedTensor):
     """Where one tensor of the source went, and what it holds."""
 
-    digest: str = Field(description="SHA-256 of its bytes, the same for all its copies")
+    digest: str = Field(description="BLAKE3 of its bytes, the same for all its copies")
 
 
 class Size(Record):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from recon_cli.artifacts.manifest import Branch, SplitLayer
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
@@ -83,6 +84,8 @@ def _name_of_copy(table: LayerTable, layer: str, key: str, branch: str) -> str:
 
 
 def _check_collisions(places: Mapping[str, tuple[str, ...]]) -> None:
+    if len(set(chain.from_iterable(places.values()))) == sum(map(len, places.values())):
+        return
     owner: dict[str, str] = {}
     for key, names in places.items():
         for name in names:

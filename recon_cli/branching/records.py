@@ -8,7 +8,6 @@ from typing import Any
 from recon_cli._version import __version__
 from recon_cli.artifacts.manifest import (
     CarriedEntry,
-    Manifest,
     PlannedOutput,
     PlannedSource,
     SourceCheckpoint,
@@ -41,14 +40,14 @@ def plan_document(
     )
 
 
-def manifest_of(
+def manifest_fields(
     source: CheckpointSource,
     identity: SourceCheckpoint,
     digests: Mapping[str, str],
     decision: Decision,
     entries: tuple[CarriedEntry, ...],
-) -> Manifest:
-    """What was done, and to which checkpoint.
+) -> dict[str, Any]:
+    """The fields of the manifest: what was done, and to which checkpoint.
 
     :param digests: the digests of the source's tensors.
     :param entries: what became of all that lies beside them.
@@ -56,16 +55,14 @@ def manifest_of(
     records = tuple(_fields(tensor, decision.plan) for tensor in source.tensors)
     for record in records:
         record["digest"] = digests[record["key"]]
-    return Manifest.model_validate(
-        {
-            **_common(decision),
-            "batchnorm": "shared",
-            "tensors": records,
-            "entries": entries,
-            "source": identity,
-            "versions": Versions(recon=__version__),
-        }
-    )
+    return {
+        **_common(decision),
+        "batchnorm": "shared",
+        "tensors": records,
+        "entries": entries,
+        "source": identity,
+        "versions": Versions(recon=__version__),
+    }
 
 
 def _common(decision: Decision) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from recon_cli.artifacts.manifest import Size, Sizes
 from recon_cli.artifacts.ranking import Ranking
@@ -21,30 +21,29 @@ def sizes_of(
     if ranking:
         ranked = (name for layer in ranking.layers for name in (layer.name, *layer.aliases))
         shared = count(parameters.of_layers(ranked))
-    sizes = {tensor.key: (tensor.size, tensor.bytes) for tensor in parameters.tensors.values()}
-    own = parameters.own
+    before = _size(parameters, dict.fromkeys(parameters.tensors, 1))
+    added = _size(parameters, {key: len(copies) - 1 for key, copies in plan.copies.items()})
     return Sizes(
-        before=_size(own, sizes, dict.fromkeys(sizes, 1)),
-        after=_size(own, sizes, {key: len(places) for key, places in plan.places.items()}),
+        before=before,
+        after=Size(**{name: number + getattr(added, name) for name, number in before}),
         split_parameters=count(parameters.among(plan.copies)),
         shared_parameters=shared,
         wanted_parameters=wanted_parameters,
     )
 
 
-def _size(parameters: Container[str], sizes: Mapping[str, tuple[int, int]], times: Mapping[str, int]) -> Size:
-    """The size of a checkpoint.
+def _size(parameters: ParameterTable, times: Mapping[str, int]) -> Size:
+    """The size of some tensors.
 
-    :param parameters: the names of its parameters.
-    :param sizes: for every tensor, its elements and its bytes.
-    :param times: how often it is there.
+    :param times: how often each is there.
     """
     elements = parameter_bytes = tensor_bytes = 0
-    for key, (size, own_bytes) in sizes.items():
-        if key in parameters:
-            elements += size * times[key]
-            parameter_bytes += own_bytes * times[key]
-        tensor_bytes += own_bytes * times[key]
+    for key, number in times.items():
+        tensor = parameters.tensors[key]
+        if key in parameters.own:
+            elements += tensor.size * number
+            parameter_bytes += tensor.bytes * number
+        tensor_bytes += tensor.bytes * number
     return Size(
         parameters=elements,
         parameter_bytes=parameter_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.document import STANDARD_STREAM
@@ -15,7 +16,7 @@ from recon_cli.branching.bare import open_as_recorded, open_bare
 from recon_cli.branching.content import branched_content
 from recon_cli.branching.decision import Decision, decide
 from recon_cli.branching.identity import described, identity_of
-from recon_cli.branching.records import manifest_of, plan_document
+from recon_cli.branching.records import manifest_fields, plan_document
 from recon_cli.branching.requests import PlanRequest, SplitRequest
 from recon_cli.branching.room import check_room, output_record
 from recon_cli.checkpoints.prefixes import Unprefixed
@@ -137,10 +138,10 @@ def split_checkpoint(
             announce(split.planned)
         with publishing([*split.writer.paths, beside], overwrite=overwrite) as (*branched, sidecar):
             digests = split.writer.write([file.descriptor for file in branched], advance)
-            made = split.manifest(digests)
-            split.check(made.document.source)
-            write_all(sidecar.descriptor, made.text.encode("ascii"), 0)
-        return split.result(made.document)
+            write_all(sidecar.descriptor, split.manifest_text(digests).encode("ascii"), 0)
+            manifest = split.manifest()
+            split.check(manifest.source)
+        return split.result(manifest)
 
 
 def _open(request: SplitRequest | PlanRequest) -> Unprefixed:
@@ -157,15 +158,6 @@ def _check_outputs(request: SplitRequest | PlanRequest, output: Path, *, overwri
     beside = manifest_path(output)
     check_output(beside, overwrite=overwrite, inputs=request.inputs)
     return beside
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A manifest, and its text as it stands beside the branched file and inside it."""
-
-    digests: Digests
-    document: Manifest
-    text: str
 
 
 class _Split:
@@ -186,10 +178,11 @@ class _Split:
         decision = self.decision
         self.content = branched_content(output or _ANY_NAME, source, decision.plan, decision.parameters, shard_size)
         unknown = unknown_digests(source)
-        self._made = self._make(unknown, described(source, request.checkpoint, PLACEHOLDER))
-        carried = Carried(Manifest.METADATA_KEY, lambda digests: self.manifest(digests).text)
-        self.writer = self.content.writer(carried)
-        self.planned = output_record(self.writer.bytes(), len(self._made.text), output)
+        self._digests = unknown
+        self._fields = self._fields_with(unknown, described(source, request.checkpoint, PLACEHOLDER))
+        self._text = Manifest.encode(self._fields).decode("ascii")
+        self.writer = self.content.writer(Carried(Manifest.METADATA_KEY, self.manifest_text))
+        self.planned = output_record(self.writer.bytes(), len(self._text), output)
         if output is not None:
             check_room(self.planned, output)
 
@@ -208,12 +201,18 @@ class _Split:
         if isinstance(self._request, PlanRequest):
             check_content(self._request, found)
 
-    def manifest(self, digests: Digests) -> _Made:
-        """What was done. The last one is kept: of a hundred thousand tensors it takes a second to make."""
-        if self._made.digests != digests:
-            self._made = self._make(digests, identity_of(self._source, self._request.checkpoint, digests))
-        return self._made
+    def manifest_text(self, digests: Digests) -> str:
+        """The manifest as it stands beside the branched file and inside it; the last one is kept."""
+        if self._digests != digests:
+            self._digests = digests
+            identity = identity_of(self._source, self._request.checkpoint, digests)
+            self._fields = self._fields_with(digests, identity)
+            self._text = Manifest.encode(self._fields).decode("ascii")
+        return self._text
 
-    def _make(self, digests: Digests, identity: SourceCheckpoint) -> _Made:
-        manifest = manifest_of(self._source, identity, digests, self.decision, self.content.entries)
-        return _Made(digests, manifest, manifest.to_bytes().decode("ascii"))
+    def manifest(self) -> Manifest:
+        """The last manifest."""
+        return Manifest.model_validate(self._fields)
+
+    def _fields_with(self, digests: Digests, identity: SourceCheckpoint) -> dict[str, Any]:
+        return manifest_fields(self._source, identity, digests, self.decision, self.content.entries)

@@ -13,8 +13,11 @@ from recon_cli.errors import ReconError, quoted
 PIECE_BYTES = 1 << 20
 """Larger pieces fall out of the caches between reading and writing, smaller ones cost more calls."""
 
-RING = 16
-"""Pieces that may be in use at a time: as far as reading may be ahead of what is computed over the bytes."""
+RING = 4
+"""Pieces that may be in use at a time: as far as reading may be ahead of what is computed over the bytes.
+
+With more of them, a piece has left the caches when its buffer is used again.
+"""
 
 
 class Ring:

@@ -1,7 +1,7 @@
 """Moving bytes: every extent is read once, and each of its pieces goes to all places where it is wanted.
 
-Digests and checksums are computed by two other threads meanwhile, those of one run by the same, in order. All let go of
-Python's lock, so on two cores neither copying nor computing waits much for the other.
+Digests and checksums are computed by another thread meanwhile. Both let go of Python's lock, so on two cores neither
+copying nor computing waits much for the other.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from types import TracebackType
 from typing import TypeAlias
 
-from recon_cli.artifacts.digests import digest_text, new_digest
+from blake3 import blake3
+
+from recon_cli.artifacts.digests import new_tensor_digest, tensor_digest_text
 from recon_cli.artifacts.publish import write_all
 from recon_cli.checkpoints.extents import PIECE_BYTES, RING, Extent, FileExtent, Ring
 from recon_cli.checkpoints.tensors import StoredTensor
@@ -27,8 +28,6 @@ Advance = Callable[[int], None]
 
 _BEGIN_WRITING = 1 << 23
 """The bytes of one place that the system is asked to write together."""
-
-_LANES = 2
 
 _SMALL = 1 << 15
 """Below this, handing bytes to another thread costs more than to compute their sums."""
@@ -82,7 +81,7 @@ class MemoryPlace(Place):
         self._buffer[done : done + len(data)] = data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Run:
     """Bytes of an extent that are wanted together.
 
@@ -100,7 +99,7 @@ class Run:
     crc: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sums:
     """What was computed over the bytes of a run; None where it was not wanted."""
 
@@ -115,9 +114,7 @@ def stream(runs: Sequence[Run], advance: Advance | None = None) -> list[Sums]:
     :returns: the sums of every run, in the order of `runs`.
     :raises ReconError: if a file ends early, or an extent's bytes have another checksum than its file states.
     """
-    # Large runs take turns; weights and biases alternate in most files.
-    turns = accumulate(run.bytes >= _SMALL for run in runs)
-    states = [_State(run, turn % _LANES) for run, turn in zip(runs, turns, strict=True)]
+    states = [_State(run) for run in runs]
     by_extent: dict[Extent, list[_State]] = {}
     for state in states:
         by_extent.setdefault(state.run.extent, []).append(state)
@@ -145,49 +142,52 @@ def digests_of(tensors: Iterable[StoredTensor]) -> dict[str, str]:
 
 
 class _State:
-    """A run and the sums over the part of it that has been read.
+    """A run and the sums over the part of it that has been read."""
 
-    :ivar lane: which thread computes them.
-    """
+    __slots__ = ("_crc", "_digest", "_left", "_text", "run")
 
-    def __init__(self, run: Run, lane: int) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.lane = lane
-        self._digest = new_digest() if run.digest else None
+        self._left = run.bytes
+        # Made when it is needed and dropped when it is done: it takes two kilobytes, and there may be very many runs.
+        self._digest: blake3 | None = None
+        self._text: str | None = None
         self._crc = 0
 
     def add(self, piece: memoryview) -> None:
-        if self._digest is not None:
+        self._left -= len(piece)
+        if self.run.digest:
+            self._digest = self._digest or new_tensor_digest()
             self._digest.update(piece)
+            if not self._left:
+                self._text, self._digest = tensor_digest_text(self._digest), None
         if self.run.crc:
             self._crc = zlib.crc32(piece, self._crc)
 
     def sums(self) -> Sums:
-        return Sums(
-            digest=None if self._digest is None else digest_text(self._digest),
-            crc=self._crc if self.run.crc else None,
-        )
+        if self.run.digest and not self.run.bytes:
+            self.add(memoryview(b""))
+        return Sums(digest=self._text, crc=self._crc if self.run.crc else None)
 
 
 _Parts: TypeAlias = "Sequence[tuple[_State, memoryview]]"
 
 
 class _Jobs:
-    """Computations over pieces, done by other threads, those of each lane in order."""
+    """Computations over pieces, done by another thread in order."""
 
     def __init__(self) -> None:
-        self._pools = [ThreadPoolExecutor(1) for _ in range(_LANES)]
-        # For each piece that is in use, what is still to be computed over it.
-        self._pending: deque[list[Future[None]]] = deque()
+        self._pool = ThreadPoolExecutor(1)
+        # One for each piece that is in use.
+        self._pending: deque[Future[None]] = deque()
 
     def add(self, parts: _Parts) -> None:
-        while self._pending and all(future.done() for future in self._pending[0]):
+        while self._pending and self._pending[0].done():
             self._take()
         if not self._pending and sum(len(part) for _, part in parts) < _SMALL:
             _add(parts)
             return
-        lanes = [[(state, part) for state, part in parts if state.lane == lane] for lane in range(_LANES)]
-        self._pending.append([pool.submit(_add, own) for pool, own in zip(self._pools, lanes, strict=True) if own])
+        self._pending.append(self._pool.submit(_add, parts))
 
     def make_room(self) -> None:
         """Wait until the next piece may take the place of the oldest one."""
@@ -200,8 +200,7 @@ class _Jobs:
             self._take()
 
     def _take(self) -> None:
-        for future in self._pending.popleft():
-            future.result()
+        self._pending.popleft().result()
 
     def __enter__(self) -> _Jobs:
         return self
@@ -213,14 +212,11 @@ class _Jobs:
             if error is None:
                 self.finish()
         finally:
-            for pool in self._pools:
-                pool.shutdown()
+            self._pool.shutdown()
 
 
 def _serve(extent: Extent, wanted: Sequence[_State], ring: Ring, jobs: _Jobs, advance: Advance | None) -> None:
-    # On the other lane than the first run, which often has all the same bytes.
-    lane = (wanted[0].lane + 1) % _LANES
-    crc = _State(Run(extent, 0, extent.bytes, digest=False, crc=extent.crc is not None), lane)
+    crc = _State(Run(extent, 0, extent.bytes, digest=False, crc=extent.crc is not None))
     begin = first = 0
     for piece in _pieces(extent, ring, jobs):
         end = begin + len(piece)
@@ -236,6 +232,8 @@ def _serve(extent: Extent, wanted: Sequence[_State], ring: Ring, jobs: _Jobs, ad
                 parts.append((state, piece[lower - begin : upper - begin]))
         jobs.add(parts)
         for state, part in parts:
+            if not state.run.places:
+                continue
             done = max(begin - state.run.begin, 0)
             for place in state.run.places:
                 place.write(part, done, last=done + len(part) == state.run.bytes)

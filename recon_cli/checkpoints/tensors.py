@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, TypeVar
@@ -52,21 +51,21 @@ class TensorInfo:
     """Name, type and shape of a tensor.
 
     :ivar dtype: the type's name as safetensors writes it.
+    :ivar size: the number of elements.
+    :ivar bytes: the size in bytes.
     """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
+    size: int = field(init=False, repr=False, compare=False)
+    bytes: int = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    @cached_property
-    def bytes(self) -> int:
-        """The size in bytes."""
-        return (self.size * DTYPE_BITS[self.dtype] + 7) // 8
+    def __post_init__(self) -> None:
+        # Computed once, as there may be very many tensors, and everything asks for these.
+        size = math.prod(self.shape)
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "bytes", (size * DTYPE_BITS[self.dtype] + 7) // 8)
 
 
 @dataclass(frozen=True)

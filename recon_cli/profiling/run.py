@@ -14,7 +14,7 @@ import torch
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.cosines import Cosines, cosines_path
-from recon_cli.artifacts.digests import PREFIX
+from recon_cli.artifacts.digests import FILE_PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
@@ -361,7 +361,7 @@ def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> 
 
 def _short(value: object) -> str:
     text = str(value)
-    return f"{text[:19]}..." if text.startswith(PREFIX) else text
+    return f"{text[:19]}..." if text.startswith(FILE_PREFIX) else text
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def test_what_is_written_in_shards_is_read_by_others_and_by_us(index, tmp_path, 
         assert value.dtype == STATE[key.removeprefix("x.").removeprefix("y.")].dtype
     with open_checkpoint(folder / "new.safetensors.index.json") as again:
         assert {tensor.key for tensor in again.tensors} == set(state)
-        assert again.metadata["note"].startswith("sha256:")
+        assert again.metadata["note"].startswith("blake3:")
 
 
 def without_a_map(index):

@@ -99,7 +99,7 @@ def test_a_text_is_carried_and_the_same_input_gives_the_same_bytes(tmp_path, nam
             write(flat_writer(tmp_path / folder / name, source, {"a": ("a",), "b": ("b",)}, carried=carried))
         content.append((tmp_path / folder / name).read_bytes())
     assert content[0] == content[1]
-    assert b"digest sha256:" in content[0] and b"sha256:" + b"0" * 64 not in content[0]
+    assert b"digest blake3:" in content[0] and b"blake3:" + b"0" * 64 not in content[0]
 
 
 def test_what_a_format_does_not_have_is_refused_by_name(tmp_path):
