@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
     from recon_cli.branching.extract import extract
-    from recon_cli.branching.module import BranchedModel, branch
+    from recon_cli.branching.runtime.module import BranchedModel, branch
     from recon_cli.branching.unsplit import unsplit
     from recon_cli.checkpoints.diff import diff
     from recon_cli.profiling.profiler import ConflictProfiler
@@ -38,13 +38,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BranchedModel": "recon_cli.branching.module",
+    "BranchedModel": "recon_cli.branching.runtime.module",
     "ConflictProfiler": "recon_cli.profiling.profiler",
     "Cosines": "recon_cli.artifacts.cosines",
     "Manifest": "recon_cli.artifacts.manifest",
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",
-    "branch": "recon_cli.branching.module",
+    "branch": "recon_cli.branching.runtime.module",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
     "unsplit": "recon_cli.branching.unsplit",

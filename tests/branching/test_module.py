@@ -15,8 +15,8 @@ from torch import nn
 
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
-from recon_cli.branching.module import BranchedModel
 from recon_cli.branching.requests import SelectionRequest, SplitRequest
+from recon_cli.branching.runtime.module import BranchedModel
 from recon_cli.branching.split import split_checkpoint
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.errors import ReconError
@@ -223,9 +223,11 @@ class Counting(nn.Module):
 
 def test_a_buffer_that_is_replaced_is_not_lost(tmp_path):
     model = Counting()
-    branched = recon_cli.branch(model, manifest_of(model, ["trunk"], ("a", "b"), tmp_path))
-    branched(torch.zeros(1, 2))
-    assert branched.state_dict()["steps"].item() == 2
+    manifest = manifest_of(model, ["trunk"], ("a", "b"), tmp_path)
+    for engine, steps in (("calls", 1), ("passes", 2)):
+        branched = recon_cli.branch(copy.deepcopy(model), manifest, engine)
+        branched(torch.zeros(1, 2))
+        assert branched.state_dict()["steps"].item() == steps
 
 
 class Awkward(nn.Module):

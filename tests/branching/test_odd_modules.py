@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import recon_cli
-from recon_cli.branching.module import BranchedModel
+from recon_cli.branching.runtime.module import BranchedModel
 from recon_cli.errors import ReconError
 from tests.branching.test_module import manifest_of
 
@@ -37,8 +37,10 @@ class Base(nn.Module):
         return {"one": self.one(x), "two": self.two(x)}
 
 
-def branched_of(model: nn.Module, layers: list[str], folder: Path, tasks=("one", "two")) -> BranchedModel:
-    return recon_cli.branch(model, manifest_of(model, layers, tasks, folder))
+def branched_of(
+    model: nn.Module, layers: list[str], folder: Path, tasks=("one", "two"), engine="auto"
+) -> BranchedModel:
+    return recon_cli.branch(model, manifest_of(model, layers, tasks, folder), engine)
 
 
 def reached_by(branched: BranchedModel, task: str, x: torch.Tensor | None = None) -> set[str]:
@@ -277,8 +279,9 @@ def test_an_input_that_the_network_overwrites_is_refused(tmp_path):
         def forward(self, x):
             return super().forward(x.mul_(2))
 
+    branched = branched_of(Model(), ["a"], tmp_path, engine="passes")
     with pytest.raises(ReconError, match="changes its input in place"):
-        branched_of(Model(), ["a"], tmp_path)(torch.ones(1, 3))
+        branched(torch.ones(1, 3))
 
 
 class WithBlock(Base):

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from recon_cli.artifacts.manifest import CarriedEntry
-from recon_cli.branching.module import BranchedModel
 from recon_cli.branching.plan import BranchingPlan, plan_branching, split_per_task
+from recon_cli.branching.runtime.module import BranchedModel
 from recon_cli.branching.training_state import TreeBranching
 from recon_cli.checkpoints.torch_files.source import TorchSource
 from recon_cli.checkpoints.torch_files.writer import SourceStorages, TorchFile

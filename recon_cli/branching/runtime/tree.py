@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from recon_cli.branching.parts import SplitParts, join, walk
 from recon_cli.branching.plan import TOKEN
+from recon_cli.branching.runtime.parts import SplitParts, join, walk
 
 
 class Node(nn.Module):
@@ -41,11 +42,35 @@ class Bond:
         return vars(self.view_module)[self.registry]  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Copy:
+    """What one task has of a split layer.
+
+    :ivar name: the tensor of the module that belongs to it; all of them if None.
+    """
+
+    task: str
+    module: nn.Module
+    name: str | None = None
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Its tensors as they are at present."""
+        if self.name is None:
+            yield from self.module.parameters()
+            yield from self.module.buffers()
+            return
+        for registry in ("_parameters", "_buffers"):
+            found = vars(self.module)[registry].get(self.name)
+            if found is not None:
+                yield found
+
+
 class TreeBuilder:
     """Builds the tree of names from the network and its views.
 
     :ivar bonds: what tree and views hold together.
     :ivar clones: every node with the modules of the views that stand for it.
+    :ivar copies: what each task has of the split layers.
     """
 
     def __init__(self, tasks: Sequence[str], parts: SplitParts, views: Mapping[str, nn.Module]) -> None:
@@ -55,6 +80,7 @@ class TreeBuilder:
         self._nodes: dict[int, nn.Module] = {}
         self.bonds: list[Bond] = []
         self.clones: list[tuple[nn.Module, nn.Module]] = []
+        self.copies: list[Copy] = []
 
     def fill(self, node: nn.Module, module: nn.Module, path: str) -> None:
         """Put into a node what stands under a cloned module of the network.
@@ -79,6 +105,7 @@ class TreeBuilder:
             for task in self._tasks:
                 branch = layer.branch_of(task)
                 holder._modules[branch] = walk(self._views[task], path)
+                self.copies.append(Copy(task, holder._modules[branch]))  # type: ignore[arg-type]
                 self._bind(task, "_modules", (holder, branch), (parent, name))
         elif child is not None and self._is_cloned(child, path):
             if id(child) in self._nodes:
@@ -95,6 +122,8 @@ class TreeBuilder:
         holder = node if layer is None else _child(_child(node, name), TOKEN)
         for task in self._tasks:
             place = name if layer is None else layer.branch_of(task)
+            if layer is not None:
+                self.copies.append(Copy(task, walk(self._views[task], path), name))
             vars(holder)[registry][place] = vars(walk(self._views[task], path))[registry][name]
             if layer is not None and name in node._non_persistent_buffers_set:
                 holder._non_persistent_buffers_set.add(place)

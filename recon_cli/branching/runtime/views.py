@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from recon_cli.branching.parts import SplitParts
 from recon_cli.branching.plan import BranchingPlan
-from recon_cli.branching.substitution import Substitution, modules_leading_to
+from recon_cli.branching.runtime.parts import SplitParts
+from recon_cli.branching.runtime.substitution import Substitution, modules_leading_to
 from recon_cli.errors import ReconError, quoted
 
 

@@ -1,0 +1,1 @@
+"""The branched network as a module that runs: its views, its tree of names, and the engines."""

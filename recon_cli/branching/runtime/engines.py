@@ -1,0 +1,62 @@
+"""The ways in which a branched network can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from recon_cli.errors import ReconError, listed, quoted
+
+EngineName = Literal["auto", "calls", "passes"]
+"""`calls` runs calls that are equal in several tasks' passes once; `passes` runs every task's pass in full; `auto` is
+`calls` as long as the network allows it."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a branched network is run.
+
+    :ivar reason: why in this way.
+    """
+
+    name: Literal["calls", "passes"]
+    reason: str
+
+
+_FIRST: Mapping[str, Engine] = {
+    "auto": Engine("calls", "it needs nothing of the network, and computes once what is the same for several tasks"),
+    "calls": Engine("calls", "it was asked for"),
+    "passes": Engine("passes", "it was asked for"),
+}
+
+
+def first_engine(asked: str) -> Engine:
+    """The engine that a network begins with.
+
+    :raises ReconError: if there is none of that name.
+    """
+    if asked not in _FIRST:
+        raise ReconError(f"there is no engine {quoted(asked)}", f"there are {listed(get_args(EngineName))}")
+    return _FIRST[asked]
+
+
+class Before:
+    """What a run may change besides its outputs, as it was before the run: buffers, and the random numbers to come."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        self._random = torch.get_rng_state()
+        self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore(self) -> None:
+        """Make it so again."""
+        with torch.no_grad():
+            for buffer, value in self._buffers:
+                buffer.copy_(value)
+        torch.set_rng_state(self._random)
+        if self._cuda_random:
+            torch.cuda.set_rng_state_all(self._cuda_random)

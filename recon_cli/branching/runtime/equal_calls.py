@@ -1,0 +1,322 @@
+"""Running equal calls once: what the passes of several tasks compute alike is computed in the first of them.
+
+The branched network runs once for every task, on that task's copies of the split layers. A call of torch whose function
+and arguments are those of a call in an earlier pass gives what that one gave, the very same tensors. So the trunk runs
+once, tasks that share a branch part where their branches do, and nothing has to be traced: the passes are ordinary
+Python, whatever they decide from data.
+
+A tensor is known by its identity and by how often it was written to, and a call by its function, its arguments, the
+modes that it runs under (gradients, autocast), and how many equal calls came before it in the same pass, so that two
+draws of dropout stay two. Every tensor has an audience: the tasks in whose passes it is the same. That of a branch's
+parameters is the tasks of the branch; of what a call gives, those common to all of its arguments.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.weak import TensorWeakRef
+
+Audience = frozenset[str]
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+class SharedWriteError(Exception):
+    """One task's pass writes to memory that the other tasks' passes read."""
+
+
+class _NoKeyError(Exception):
+    """An argument that cannot be compared with another."""
+
+
+@dataclass
+class _Known:
+    """A tensor that several passes have in common; it is kept, so that its identity stays its own.
+
+    :ivar history: what computes its gradient, as far as the calls of the passes made it.
+    :ivar made_by: the call that gave it.
+    """
+
+    tensor: torch.Tensor
+    audience: Audience
+    memory: int
+    history: object
+    made_by: _Call | None = None
+
+
+@dataclass
+class _Call:
+    """A call that was run, and that later passes may take for their own.
+
+    :ivar written: the memory that it wrote to.
+    :ivar alone: whether what it gave was changed in a way that no call tells of, as by `autograd.Function`, which makes
+        the outcome of the calls inside it its own.
+    """
+
+    result: Any
+    written: tuple[int, ...]
+    alone: bool = False
+
+
+class EqualCalls(TorchFunctionMode):
+    """The calls of the passes of one run of a branched network.
+
+    :param tasks: the tasks whose passes are run, in order.
+    :param audiences: the id of each tensor that not all tasks have -> those that have it.
+    :param state: the parameters and buffers of the network; every pass may write to them.
+    """
+
+    def __init__(self, tasks: Sequence[str], audiences: Mapping[int, Audience], state: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self._everyone: Audience = frozenset(tasks)
+        self._given = audiences
+        self._state = frozenset(_memory(tensor) for tensor in state)
+        self._calls: dict[object, _Call] = {}
+        self._known: dict[int, _Known] = {}
+        self._own: dict[int, TensorWeakRef] = {}
+        self._readers: dict[int, Audience] = {}
+        self._task = ""
+        self._past: Audience = frozenset()
+        self._begin("")
+
+    def _begin(self, task: str) -> None:
+        self._task = task
+        self._writes: Counter[int] = Counter()
+        self._seen: Counter[object] = Counter()
+        self._stand_ins: dict[int, torch.Tensor] = {}
+        # Memory of several passes that something of this pass alone is a view of.
+        self._viewed: set[int] = set()
+
+    @contextmanager
+    def pass_of(self, task: str) -> Iterator[Callable[[Any], Any]]:
+        """Run the pass of one task.
+
+        :returns: what makes the pass's output of what the network returned.
+        :raises SharedWriteError: if the pass writes to what other passes read.
+        """
+        self._begin(task)
+        with self:
+            yield self._with_stand_ins
+        self._past |= {task}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run a call, or give what an equal one gave."""
+        kwargs = kwargs or {}
+        if self._stand_ins:
+            args, kwargs = self._with_stand_ins((args, kwargs))
+        if isinstance(func, MethodWrapperType) and func.__name__ == "__get__":
+            # Shapes, types and devices are asked for very often.
+            found = func(*args, **kwargs)
+            if not isinstance(found, torch.Tensor):
+                return found
+        tensors = list(_tensors_in((args, kwargs)))
+        audience = self._audience(tensors)
+        if len(audience) == 1 or _has_hooks_on_saved_tensors():
+            return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
+        try:
+            key = self._key(func, args, kwargs)
+        except _NoKeyError:
+            return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
+        call = self._calls.get(key)
+        if call is not None and not call.alone and self._is_as_it_was(call):
+            self._writes.update(call.written)
+            # Lists are the caller's own.
+            return tree_map(lambda leaf: leaf, call.result) if isinstance(call.result, (list, dict)) else call.result
+        return self._run_common(key, func, args, kwargs, tensors, audience - self._past)
+
+    def _run_alone(
+        self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], own: Audience
+    ) -> Any:
+        """Run a call of this pass alone."""
+        target = _target(func, args, kwargs)
+        if target is not None and self._is_read_by_others(target, own):
+            self._stand_in_for(target)
+            args, kwargs = self._with_stand_ins((args, kwargs))
+            tensors = list(_tensors_in((args, kwargs)))
+        result, written = _run(func, args, kwargs, tensors)
+        for tensor in written:
+            self._check_write(func, tensor, own)
+            # Later passes have other values there.
+            self._writes[_memory(tensor)] += 1 + (len(self._past) + 1) * 1_000_000
+        arguments = {id(tensor) for tensor in tensors}
+        for tensor in _tensors_in(result):
+            if id(tensor) not in arguments:
+                self._own[id(tensor)] = TensorWeakRef(tensor)
+                if (memory := _memory(tensor)) in self._readers:
+                    self._viewed.add(memory)
+        return result
+
+    def _run_common(
+        self,
+        key: object,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Mapping[str, Any],
+        tensors: list[torch.Tensor],
+        audience: Audience,
+    ) -> Any:
+        """Run a call for this pass and for later ones."""
+        if len(audience) == 1:
+            return self._run_alone(func, args, kwargs, tensors, audience)
+        result, written = _run(func, args, kwargs, tensors)
+        results = list(_tensors_in(result))
+        if not results and not written:
+            return result
+        for tensor in written:
+            self._check_write(func, tensor, audience)
+            self._writes[_memory(tensor)] += 1
+        call = _Call(result, tuple(_memory(tensor) for tensor in written))
+        self._calls[key] = call
+        for tensor in (*written, *results):
+            known = self._known.get(id(tensor))
+            if known is None:
+                self._add(tensor, audience, call)
+            else:
+                known.history = tensor.grad_fn
+        return tree_map(lambda leaf: leaf, result) if isinstance(result, (list, dict)) else result
+
+    def _audience(self, tensors: Sequence[torch.Tensor]) -> Audience:
+        """The tasks in whose passes these tensors are the same."""
+        audience = self._everyone
+        for tensor in tensors:
+            known = self._known.get(id(tensor))
+            if known is None:
+                own = self._own.get(id(tensor))
+                if own is not None and own() is tensor:
+                    return frozenset({self._task})
+                # It was not made in a pass, so it was there before.
+                known = self._add(tensor, self._given.get(id(tensor), self._everyone) & self._everyone, None)
+            elif known.tensor.grad_fn is not known.history:
+                known.history = known.tensor.grad_fn
+                if known.made_by is not None:
+                    known.made_by.alone = True
+            audience &= known.audience
+        return audience
+
+    def _add(self, tensor: torch.Tensor, audience: Audience, call: _Call | None) -> _Known:
+        memory = _memory(tensor)
+        known = _Known(tensor, audience, memory, tensor.grad_fn, call)
+        self._known[id(tensor)] = known
+        self._readers[memory] = self._readers.get(memory, frozenset()) | audience
+        return known
+
+    def _is_as_it_was(self, call: _Call) -> bool:
+        for tensor in _tensors_in(call.result):
+            known = self._known.get(id(tensor))
+            if known is not None and tensor.grad_fn is not known.history:
+                return False
+        return True
+
+    def _is_read_by_others(self, tensor: torch.Tensor, own: Audience) -> bool:
+        memory = _memory(tensor)
+        return memory not in self._state and not self._readers.get(memory, own) <= own
+
+    def _check_write(self, func: Callable[..., Any], tensor: torch.Tensor, own: Audience) -> None:
+        if self._is_read_by_others(tensor, own):
+            raise SharedWriteError(getattr(func, "__name__", str(func)))
+
+    def _stand_in_for(self, tensor: torch.Tensor) -> None:
+        """Give this pass a copy of its own of a tensor that it is about to write to."""
+        memory = _memory(tensor)
+        holders = [known.tensor for known in self._known.values() if known.memory == memory]
+        if memory in self._viewed or len(holders) > 1 or holders[0] is not tensor:
+            raise SharedWriteError("a write to a tensor that has views")
+        copied = tensor.clone()
+        self._stand_ins[id(tensor)] = copied
+        self._own[id(copied)] = TensorWeakRef(copied)
+
+    def _with_stand_ins(self, value: Any) -> Any:
+        if not self._stand_ins:
+            return value
+        return tree_map(lambda leaf: self._stand_ins.get(id(leaf), leaf), value)
+
+    def _key(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> object:
+        parts = (func, self._key_of(args), self._key_of(kwargs), _modes())
+        try:
+            self._seen[parts] += 1
+        except TypeError:
+            raise _NoKeyError from None
+        return parts, self._seen[parts]
+
+    def _key_of(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            known = self._known[id(value)]
+            return id(value), self._writes.get(known.memory, 0)
+        kind = type(value)
+        if isinstance(value, (tuple, list)):
+            return kind, tuple(map(self._key_of, value))
+        if isinstance(value, dict):
+            return kind, tuple((name, self._key_of(item)) for name, item in value.items())
+        if kind is slice:
+            return kind, tuple(map(self._key_of, (value.start, value.stop, value.step)))  # type: ignore[attr-defined]
+        if kind is float:
+            # Equal are also 0.0 and -0.0.
+            return kind, repr(value)
+        return kind, value
+
+
+def _run(
+    func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: Sequence[torch.Tensor]
+) -> tuple[Any, list[torch.Tensor]]:
+    """The result of a call, and the tensors among its arguments that it wrote to."""
+    before = [_version(tensor) for tensor in tensors]
+    result = func(*args, **kwargs)
+    return result, [tensor for tensor, version in zip(tensors, before, strict=True) if _version(tensor) != version]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; inference tensors do not tell, but nothing is written to them here."""
+    return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def _tensors_in(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+
+
+def _target(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
+    """The tensor that a call will write to, as far as its name tells."""
+    out = kwargs.get("out")
+    if isinstance(out, torch.Tensor):
+        return out
+    name = getattr(func, "__name__", "")
+    writes = name == "__setitem__" or (name.startswith("__i") and name.endswith("__") and len(name) > 6)
+    writes = writes or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
+    return args[0] if writes and args and isinstance(args[0], torch.Tensor) else None
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    """What tells whether two tensors lie in the same memory."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        # Sparse tensors and the like have no storage.
+        return -id(tensor)
+
+
+def _modes() -> tuple[object, ...]:
+    autocast = tuple(
+        (device, torch.get_autocast_dtype(device)) for device in _DEVICES if torch.is_autocast_enabled(device)
+    )
+    return torch.is_grad_enabled(), autocast, torch.get_default_dtype()
+
+
+def _has_hooks_on_saved_tensors() -> bool:
+    """Whether something, such as checkpointing, looks at what is saved: then every pass has to save its own."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

@@ -1,0 +1,237 @@
+"""The branched network as a module: a view of the user's own network for every task, under one tree of names."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from recon_cli.artifacts.manifest import Manifest
+from recon_cli.branching.manifests import read_manifest
+from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
+from recon_cli.branching.runtime.engines import Before, Engine, EngineName, first_engine
+from recon_cli.branching.runtime.equal_calls import EqualCalls, SharedWriteError
+from recon_cli.branching.runtime.parts import find_split_parts
+from recon_cli.branching.runtime.tree import Bond, Copy, TreeBuilder
+from recon_cli.branching.runtime.views import make_views
+from recon_cli.checkpoints.state_dict import tied_groups
+from recon_cli.errors import ReconError, did_you_mean, listed, quoted
+from recon_cli.outputs import join_outputs, output_of
+
+
+def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine: EngineName = "auto") -> BranchedModel:
+    """Turn a network into a branched one.
+
+    The branched network returns outputs in the form in which `model` does; each task's output is computed with its own
+    copies of the split layers, and equals the unsplit network's until the copies are trained apart. Its state dict has
+    the names of the branched checkpoint, so `load_state_dict` takes that file as it is.
+
+    The copies start from `model`'s present weights. Tensors are not copied without need: those of unsplit layers and of
+    the first branch of every split layer are `model`'s own, so train one of the two networks, not both.
+
+    A forward pass runs the network's code once for every task, but what is the same for several tasks is computed once:
+    everything before the first split layer, and behind it every stream as far as it differs. In the trunk dropout draws
+    one mask, and a BatchNorm updates its running statistics once. Behind a split, dropout draws a mask for every
+    stream, and a BatchNorm that stays shared is updated by every stream in turn; of buffers that are replaced rather
+    than written to, the last stream's remains. A region under activation checkpointing, or other hooks on saved
+    tensors, runs once for every task, as does all behind it.
+
+    `branched(x, tasks=["segmentation"])` computes the outputs of these tasks alone, and returns them in a dictionary.
+    If the network's own `forward` takes an argument `tasks`, it is handed on instead.
+
+    :param model: any `nn.Module` that returns one output per task: a mapping by task name, a tuple in task order, or an
+        object with attributes.
+    :param manifest: the manifest, or the path of a manifest or of a branched safetensors file.
+    :param engine: `calls` computes once what is the same for several tasks, whatever the network's code does; `passes`
+        computes everything for every task. `auto` is the first, and becomes the second, with a warning, when the
+        network writes for one task into what another one reads. :attr:`BranchedModel.engine` says which and why.
+    :raises ReconError: if the manifest is of another network, or the network cannot be taken apart.
+    """
+    if not isinstance(manifest, Manifest):
+        manifest = read_manifest(Path(manifest))
+    return BranchedModel(model, plan_for(model, manifest), engine)
+
+
+class BranchedModel(nn.Module):
+    """A network whose split layers have a copy for each branch; made by :func:`branch`.
+
+    Its tree of names holds every parameter once: `layer.tasks.<branch>.weight` for a split layer, the source's names
+    for all others.
+    """
+
+    def __init__(self, model: nn.Module, plan: BranchingPlan, engine: EngineName = "auto") -> None:
+        super().__init__()
+        self._asked = engine
+        self._engine = first_engine(engine)
+        self._hands_tasks_on = "tasks" in inspect.signature(model.forward).parameters
+        parts = find_split_parts(model, plan)
+        # Views stay out of the module tree: their tensors would be listed once more for every task.
+        self._views = make_views(model, plan, parts)
+        builder = TreeBuilder(plan.tasks, parts, self._views)
+        builder.fill(self, model, "")
+        self._bonds: tuple[Bond, ...] = tuple(builder.bonds)
+        self._clones: tuple[tuple[nn.Module, nn.Module], ...] = tuple(builder.clones)
+        self._copies: tuple[Copy, ...] = tuple(builder.copies)
+        self.training = model.training
+        expected = {place for names in plan.places.values() for place in names}
+        if strange := set(self.state_dict()) ^ expected:
+            names = listed(sorted(strange))
+            raise ReconError(f"the model makes its state dict in a way of its own, so it cannot be branched: {names}")
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks, in order."""
+        return tuple(self._views)
+
+    @property
+    def engine(self) -> Engine:
+        """How the network is run, and why."""
+        return self._engine
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the tasks' views on the same inputs, and join their outputs.
+
+        :param tasks: the tasks that are wanted; all of them if it is not given.
+        :returns: what the network returns; a dictionary of outputs if `tasks` is given.
+        :raises ReconError: if a task is unknown, or, with the engine `passes`, if the network changes its input in
+            place, which the next task's pass would see.
+        """
+        asked = None if self._hands_tasks_on else kwargs.pop("tasks", None)
+        wanted = self.task_names if asked is None else self._checked(asked)
+        outputs = self._outputs(wanted, args, kwargs)
+        if asked is not None:
+            return {task: output_of(outputs[task], self.task_names, task) for task in wanted}
+        return join_outputs(outputs)
+
+    def _checked(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        if not tasks:
+            raise ReconError("no task is asked for", "leave `tasks` out to have all of them")
+        for task in tasks:
+            if task not in self._views:
+                raise ReconError(f"there is no task {quoted(task)}", did_you_mean(task, self._views))
+        return tuple(dict.fromkeys(tasks))
+
+    def _outputs(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
+        """What the network returns in the pass of each task."""
+        if self._engine.name == "passes" or len(tasks) == 1 or torch.compiler.is_compiling():
+            return self._by_passes(tasks, args, kwargs)
+        before = Before(self)
+        try:
+            return self._by_calls(tasks, args, kwargs)
+        except SharedWriteError as error:
+            reason = f"a call of `{error}` writes for one task into what others read"
+            if self._asked == "calls":
+                raise ReconError(
+                    f"the model cannot be run by the engine `calls`: {reason}", "leave the engine to `auto`"
+                ) from None
+            before.restore()
+            self._engine = Engine("passes", reason)
+            warnings.warn(f"the branched model is run once for every task from now on: {reason}", stacklevel=4)
+        return self._by_passes(tasks, args, kwargs)
+
+    def _by_calls(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
+        for task in tasks:
+            self._renew(task)
+        audiences: dict[int, frozenset[str]] = {}
+        for part in self._copies:
+            for tensor in part.tensors():
+                audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
+        calls = EqualCalls(tasks, audiences, [*self.parameters(), *self.buffers()])
+        outputs = {}
+        has_gradients = torch.is_grad_enabled()
+        # Inference tensors do not count how often they are written to.
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+            args, kwargs = tree_map(_counting, (args, kwargs))
+            for task in tasks:
+                with calls.pass_of(task) as own:
+                    outputs[task] = own(self._views[task](*_unpacked(args), **_unpacked(kwargs)))
+        for task in tasks:
+            self._adopt_buffers(task)
+        return outputs
+
+    def _by_passes(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
+        versions = _versions((args, kwargs))
+        outputs = {}
+        for task in tasks:
+            if _versions((args, kwargs)) != versions:
+                raise ReconError(
+                    "the model changes its input in place, but each task's pass has to see the same input",
+                    "let it work on a copy: `x = x.clone()`",
+                )
+            self._renew(task)
+            outputs[task] = self._views[task](*_unpacked(args), **_unpacked(kwargs))
+            self._adopt_buffers(task)
+        return outputs
+
+    def _renew(self, task: str) -> None:
+        """Give a view what the tree holds now; moving, loading and replacing happen there."""
+        for node, clone in self._clones:
+            clone.training = node.training
+        for bond in self._bonds:
+            if bond.task == task:
+                bond.view[bond.view_name] = bond.tree[bond.tree_name]
+
+    def _adopt_buffers(self, task: str) -> None:
+        """Take over buffers that a view's pass has replaced rather than written to."""
+        for bond in self._bonds:
+            if bond.task == task and bond.registry == "_buffers":
+                bond.tree[bond.tree_name] = bond.view[bond.view_name]
+
+
+def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
+    """The plan of a manifest, checked against the network that it is to be applied to.
+
+    :raises ReconError: naming what differs.
+    """
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
+        raise ReconError("the model has lazy modules without shapes", "run it on one batch before it is branched")
+    state = model.state_dict(keep_vars=True)
+    groups = tied_groups(state)
+    records = {record.key: record for record in manifest.tensors}
+    missing = [key for key in records if key not in state]
+    # A checkpoint may leave out all names of a tied tensor but one.
+    named = {name for group in groups if any(name in records for name in group) for name in group}
+    unexpected = [key for key in state if key not in records and key not in named]
+    if missing or unexpected:
+        parts = [f"the model lacks {listed(missing)}"] if missing else []
+        parts += [f"the manifest does not know {listed(unexpected)}"] if unexpected else []
+        raise ReconError(f"the manifest is of another model: {'; '.join(parts)}")
+    for key, record in records.items():
+        if tuple(state[key].shape) != record.shape:
+            raise ReconError(
+                f"the manifest is of another model: {quoted(key)} has the shape {record.shape} there, "
+                f"the model's {tuple(state[key].shape)}"
+            )
+    plan = plan_branching(state, manifest.layers, manifest.tasks)
+    check_ties(plan, {name: group[0] for group in groups for name in group[1:]})
+    for key, record in records.items():
+        if plan.places[key] != record.places:
+            raise ReconError(
+                f"the manifest puts {quoted(key)} at {listed(record.places)}, "
+                f"but in this model it would be at {listed(plan.places[key])}"
+            )
+    return plan
+
+
+def _unpacked(inputs: Any) -> Any:
+    """The same inputs in containers of their own, so that a pass may take them apart."""
+    return tree_map(lambda leaf: leaf, inputs)
+
+
+def _counting(leaf: object) -> object:
+    """A tensor that counts how often it is written to."""
+    return leaf.clone() if isinstance(leaf, torch.Tensor) and leaf.is_inference() else leaf
+
+
+def _versions(inputs: object) -> list[int]:
+    """How often each tensor among the inputs was written to; inference tensors do not count it."""
+    leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+    return [leaf._version for leaf in leaves if not leaf.is_inference()]
