@@ -34,6 +34,7 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.profile
 	$(BIN)/python -m benchmarks.routes
 	$(BIN)/python -m benchmarks.split
+	$(BIN)/python -m benchmarks.branch
 
 FUZZ_SECONDS ?= 60
 

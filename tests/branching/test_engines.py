@@ -297,5 +297,39 @@ def test_some_tasks_are_computed_alone(tmp_path):
     for wrong in (["rihgt"], []):
         with pytest.raises(ReconError, match="no task"):
             branched(x, tasks=wrong)
-    with pytest.raises(ReconError, match="no engine 'fast'"):
+    with pytest.raises(ReconError, match="no engine .fast."):
         recon_cli.branch(model, manifest_of(model, ["norm"], tasks, tmp_path), "fast")
+
+
+class NormsInHeads(nn.Module):
+    """Each head has a norm, whose statistics are those of its own task's features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: self.head() for task in "ab"})
+
+    def head(self):
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+def test_a_norm_in_a_head_sees_the_features_of_its_own_task_alone(tmp_path, engine):
+    torch.manual_seed(4)
+    model = NormsInHeads().double().train()
+    x = torch.rand(6, 4, dtype=torch.float64)
+    branched = recon_cli.branch(copy.deepcopy(model), manifest_of(model, ["trunk"], ("a", "b"), tmp_path), engine)
+    move_apart(branched)
+    separate = separate_networks(model, branched, Manifest.read(tmp_path / "branched.manifest.json"))
+    for _ in range(2):
+        gradients(branched, ("a", "b"), (x,))
+        for network in separate.values():
+            network(x)
+    for task, network in separate.items():
+        for buffer in ("running_mean", "running_var"):
+            name = f"heads.{task}.2.{buffer}"
+            torch.testing.assert_close(branched.state_dict()[name], network.state_dict()[name])

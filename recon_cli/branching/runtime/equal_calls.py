@@ -14,19 +14,18 @@ parameters is the tasks of the branch; of what a call gives, those common to all
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodWrapperType
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
-from torch.utils.weak import TensorWeakRef
+from torch.utils._pytree import tree_leaves, tree_map
+
+from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
 
 Audience = frozenset[str]
-_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 class SharedWriteError(Exception):
@@ -71,17 +70,30 @@ class EqualCalls(TorchFunctionMode):
 
     :param tasks: the tasks whose passes are run, in order.
     :param audiences: the id of each tensor that not all tasks have -> those that have it.
-    :param state: the parameters and buffers of the network; every pass may write to them.
+    :param parameters: the parameters of the network.
+    :param buffers: its buffers; every pass may write to them, and to the parameters.
+    :param takes_back: whether what a pass writes into buffers of other tasks' parts of the network is undone.
     """
 
-    def __init__(self, tasks: Sequence[str], audiences: Mapping[int, Audience], state: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        audiences: Mapping[int, Audience],
+        parameters: Iterable[torch.Tensor],
+        buffers: Iterable[torch.Tensor],
+        *,
+        takes_back: bool,
+    ) -> None:
         super().__init__()
         self._everyone: Audience = frozenset(tasks)
         self._given = audiences
-        self._state = frozenset(_memory(tensor) for tensor in state)
+        buffers = tuple(buffers)
+        self._state = frozenset(memory_of(tensor) for tensor in (*parameters, *buffers))
+        self._buffers = buffers if takes_back else ()
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self._devices = ("cpu",) if found is None else ("cpu", found.type)
         self._calls: dict[object, _Call] = {}
         self._known: dict[int, _Known] = {}
-        self._own: dict[int, TensorWeakRef] = {}
         self._readers: dict[int, Audience] = {}
         self._task = ""
         self._past: Audience = frozenset()
@@ -89,23 +101,34 @@ class EqualCalls(TorchFunctionMode):
 
     def _begin(self, task: str) -> None:
         self._task = task
+        self._own = OwnCalls(self._buffers)
         self._writes: Counter[int] = Counter()
-        self._seen: Counter[object] = Counter()
+        self._seen: dict[object, int] = {}
         self._stand_ins: dict[int, torch.Tensor] = {}
         # Memory of several passes that something of this pass alone is a view of.
         self._viewed: set[int] = set()
 
-    @contextmanager
-    def pass_of(self, task: str) -> Iterator[Callable[[Any], Any]]:
+    def know(self, inputs: Any) -> None:
+        """Take the tensors among a network's inputs for the same in all passes."""
+        for tensor in tree_leaves(inputs):
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in self._known:
+                self._add(tensor, self._everyone, None)
+
+    def run_pass(self, task: str, run: Callable[[], Any], part_of: Callable[[Any], Any]) -> Any:
         """Run the pass of one task.
 
-        :returns: what makes the pass's output of what the network returned.
+        :param run: runs the network.
+        :param part_of: the task's part of what the network returns.
+        :returns: what the network returns.
         :raises SharedWriteError: if the pass writes to what other passes read.
         """
         self._begin(task)
         with self:
-            yield self._with_stand_ins
+            output = run()
+        output = self._with_stand_ins(output)
+        self._own.take_back(part_of(output))
         self._past |= {task}
+        return output
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -119,7 +142,7 @@ class EqualCalls(TorchFunctionMode):
             found = func(*args, **kwargs)
             if not isinstance(found, torch.Tensor):
                 return found
-        tensors = list(_tensors_in((args, kwargs)))
+        tensors = tensors_in(args, kwargs)
         audience = self._audience(tensors)
         if len(audience) == 1 or _has_hooks_on_saved_tensors():
             return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
@@ -142,18 +165,18 @@ class EqualCalls(TorchFunctionMode):
         if target is not None and self._is_read_by_others(target, own):
             self._stand_in_for(target)
             args, kwargs = self._with_stand_ins((args, kwargs))
-            tensors = list(_tensors_in((args, kwargs)))
-        result, written = _run(func, args, kwargs, tensors)
-        for tensor in written:
+            tensors = tensors_in(args, kwargs)
+        before = self._own.state_before(tensors) if self._buffers else []
+        result, changed = _run(func, args, kwargs, tensors)
+        written = [(tensor, memory_of(tensor)) for tensor in changed]
+        for tensor, memory in written:
             self._check_write(func, tensor, own)
             # Later passes have other values there.
-            self._writes[_memory(tensor)] += 1 + (len(self._past) + 1) * 1_000_000
+            self._writes[memory] += 1 + (len(self._past) + 1) * 1_000_000
         arguments = {id(tensor) for tensor in tensors}
-        for tensor in _tensors_in(result):
-            if id(tensor) not in arguments:
-                self._own[id(tensor)] = TensorWeakRef(tensor)
-                if (memory := _memory(tensor)) in self._readers:
-                    self._viewed.add(memory)
+        results = [tensor for tensor in tensors_in(result) if id(tensor) not in arguments]
+        self._viewed.update(memory for memory in map(memory_of, results) if memory in self._readers)
+        self._own.add(tensors, results, written, before, silent=_writes_silently(func))
         return result
 
     def _run_common(
@@ -169,13 +192,13 @@ class EqualCalls(TorchFunctionMode):
         if len(audience) == 1:
             return self._run_alone(func, args, kwargs, tensors, audience)
         result, written = _run(func, args, kwargs, tensors)
-        results = list(_tensors_in(result))
+        results = tensors_in(result)
         if not results and not written:
             return result
         for tensor in written:
             self._check_write(func, tensor, audience)
-            self._writes[_memory(tensor)] += 1
-        call = _Call(result, tuple(_memory(tensor) for tensor in written))
+            self._writes[memory_of(tensor)] += 1
+        call = _Call(result, tuple(memory_of(tensor) for tensor in written))
         self._calls[key] = call
         for tensor in (*written, *results):
             known = self._known.get(id(tensor))
@@ -191,10 +214,11 @@ class EqualCalls(TorchFunctionMode):
         for tensor in tensors:
             known = self._known.get(id(tensor))
             if known is None:
-                own = self._own.get(id(tensor))
-                if own is not None and own() is tensor:
-                    return frozenset({self._task})
+                if self._own.made(tensor):
+                    audience &= {self._task}
+                    continue
                 # It was not made in a pass, so it was there before.
+                self._own.found(tensor)
                 known = self._add(tensor, self._given.get(id(tensor), self._everyone) & self._everyone, None)
             elif known.tensor.grad_fn is not known.history:
                 known.history = known.tensor.grad_fn
@@ -204,21 +228,21 @@ class EqualCalls(TorchFunctionMode):
         return audience
 
     def _add(self, tensor: torch.Tensor, audience: Audience, call: _Call | None) -> _Known:
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         known = _Known(tensor, audience, memory, tensor.grad_fn, call)
         self._known[id(tensor)] = known
         self._readers[memory] = self._readers.get(memory, frozenset()) | audience
         return known
 
     def _is_as_it_was(self, call: _Call) -> bool:
-        for tensor in _tensors_in(call.result):
+        for tensor in tensors_in(call.result):
             known = self._known.get(id(tensor))
             if known is not None and tensor.grad_fn is not known.history:
                 return False
         return True
 
     def _is_read_by_others(self, tensor: torch.Tensor, own: Audience) -> bool:
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         return memory not in self._state and not self._readers.get(memory, own) <= own
 
     def _check_write(self, func: Callable[..., Any], tensor: torch.Tensor, own: Audience) -> None:
@@ -227,13 +251,13 @@ class EqualCalls(TorchFunctionMode):
 
     def _stand_in_for(self, tensor: torch.Tensor) -> None:
         """Give this pass a copy of its own of a tensor that it is about to write to."""
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         holders = [known.tensor for known in self._known.values() if known.memory == memory]
         if memory in self._viewed or len(holders) > 1 or holders[0] is not tensor:
             raise SharedWriteError("a write to a tensor that has views")
         copied = tensor.clone()
         self._stand_ins[id(tensor)] = copied
-        self._own[id(copied)] = TensorWeakRef(copied)
+        self._own.add([tensor], [copied], ())
 
     def _with_stand_ins(self, value: Any) -> Any:
         if not self._stand_ins:
@@ -241,24 +265,41 @@ class EqualCalls(TorchFunctionMode):
         return tree_map(lambda leaf: self._stand_ins.get(id(leaf), leaf), value)
 
     def _key(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> object:
-        parts = (func, self._key_of(args), self._key_of(kwargs), _modes())
+        parts = (func, self._keys_of(args), self._key_of(kwargs) if kwargs else (), self._modes())
         try:
-            self._seen[parts] += 1
+            number = self._seen.get(parts, 0) + 1
         except TypeError:
             raise _NoKeyError from None
-        return parts, self._seen[parts]
+        self._seen[parts] = number
+        return parts, number
+
+    def _modes(self) -> tuple[object, ...]:
+        """What else a call's result depends on."""
+        autocast = tuple(
+            (device, torch.get_autocast_dtype(device)) for device in self._devices if torch.is_autocast_enabled(device)
+        )
+        return torch.is_grad_enabled(), autocast, torch.get_default_dtype()
+
+    def _keys_of(self, values: Iterable[object]) -> tuple[object, ...]:
+        found: list[object] = []
+        for value in values:
+            known = self._known.get(id(value))
+            if known is not None and known.tensor is value:
+                found.append((id(value), self._writes.get(known.memory, 0)))
+            elif value is None or value is True or value is False:
+                found.append(value)
+            else:
+                found.append(self._key_of(value))
+        return tuple(found)
 
     def _key_of(self, value: object) -> object:
-        if isinstance(value, torch.Tensor):
-            known = self._known[id(value)]
-            return id(value), self._writes.get(known.memory, 0)
         kind = type(value)
         if isinstance(value, (tuple, list)):
-            return kind, tuple(map(self._key_of, value))
+            return kind, self._keys_of(value)
         if isinstance(value, dict):
-            return kind, tuple((name, self._key_of(item)) for name, item in value.items())
+            return kind, tuple(value), self._keys_of(value.values())
         if kind is slice:
-            return kind, tuple(map(self._key_of, (value.start, value.stop, value.step)))  # type: ignore[attr-defined]
+            return kind, self._keys_of((value.start, value.stop, value.step))  # type: ignore[attr-defined]
         if kind is float:
             # Equal are also 0.0 and -0.0.
             return kind, repr(value)
@@ -279,17 +320,6 @@ def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else int(tensor._version)
 
 
-def _tensors_in(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-
-
 def _target(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
     """The tensor that a call will write to, as far as its name tells."""
     out = kwargs.get("out")
@@ -301,20 +331,10 @@ def _target(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     return args[0] if writes and args and isinstance(args[0], torch.Tensor) else None
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    """What tells whether two tensors lie in the same memory."""
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):
-        # Sparse tensors and the like have no storage.
-        return -id(tensor)
-
-
-def _modes() -> tuple[object, ...]:
-    autocast = tuple(
-        (device, torch.get_autocast_dtype(device)) for device in _DEVICES if torch.is_autocast_enabled(device)
-    )
-    return torch.is_grad_enabled(), autocast, torch.get_default_dtype()
+def _writes_silently(func: Callable[..., Any]) -> bool:
+    """Whether a call may write into buffers without counting it, as those of batch normalisation do."""
+    name = getattr(func, "__name__", "")
+    return "norm" in name or "fake_quant" in name
 
 
 def _has_hooks_on_saved_tensors() -> bool:

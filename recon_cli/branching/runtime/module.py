@@ -121,11 +121,13 @@ class BranchedModel(nn.Module):
 
     def _outputs(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
         """What the network returns in the pass of each task."""
-        if self._engine.name == "passes" or len(tasks) == 1 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return self._by_passes(tasks, args, kwargs)
+        if self._engine.name == "passes":
+            return self._by_calls(tasks, args, kwargs, shared=False)
         before = Before(self)
         try:
-            return self._by_calls(tasks, args, kwargs)
+            return self._by_calls(tasks, args, kwargs, shared=True)
         except SharedWriteError as error:
             reason = f"a call of `{error}` writes for one task into what others read"
             if self._asked == "calls":
@@ -135,41 +137,69 @@ class BranchedModel(nn.Module):
             before.restore()
             self._engine = Engine("passes", reason)
             warnings.warn(f"the branched model is run once for every task from now on: {reason}", stacklevel=4)
-        return self._by_passes(tasks, args, kwargs)
+        return self._by_calls(tasks, args, kwargs, shared=False)
 
-    def _by_calls(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
+    def _by_calls(self, tasks: Sequence[str], args: Any, kwargs: Any, *, shared: bool) -> dict[str, Any]:
+        """Run the passes, looking at their calls.
+
+        :param shared: whether equal calls are run once.
+        """
         for task in tasks:
             self._renew(task)
-        audiences: dict[int, frozenset[str]] = {}
-        for part in self._copies:
-            for tensor in part.tensors():
-                audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
-        calls = EqualCalls(tasks, audiences, [*self.parameters(), *self.buffers()])
-        outputs = {}
+        if shared:
+            calls = self._watched(tasks)
+        outputs: dict[str, Any] = {}
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
         with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
             args, kwargs = tree_map(_counting, (args, kwargs))
+            versions = _versions((args, kwargs))
+            if shared:
+                calls.know((args, kwargs))
             for task in tasks:
-                with calls.pass_of(task) as own:
-                    outputs[task] = own(self._views[task](*_unpacked(args), **_unpacked(kwargs)))
-        for task in tasks:
-            self._adopt_buffers(task)
+                if not shared:
+                    self._check_inputs(versions, args, kwargs)
+                    self._renew(task)
+                    calls = self._watched([task])
+                    calls.know((args, kwargs))
+                outputs[task] = calls.run_pass(
+                    task,
+                    lambda task=task: self._views[task](*_unpacked(args), **_unpacked(kwargs)),  # type: ignore[misc]
+                    lambda output, task=task: output_of(output, self.task_names, task),  # type: ignore[misc]
+                )
+                if not shared:
+                    self._adopt_buffers(task)
+        if shared:
+            for task in tasks:
+                self._adopt_buffers(task)
         return outputs
 
+    def _watched(self, tasks: Sequence[str]) -> EqualCalls:
+        """What looks at the calls of passes; with one task's pass alone, nothing is shared."""
+        audiences: dict[int, frozenset[str]] = {}
+        for part in self._copies:
+            for tensor in part.tensors():
+                audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
+        trains = any(module.training for module in self.modules())
+        return EqualCalls(tasks, audiences, self.parameters(), self.buffers(), takes_back=trains)
+
     def _by_passes(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
+        """Run the passes without looking at their calls."""
         versions = _versions((args, kwargs))
         outputs = {}
         for task in tasks:
-            if _versions((args, kwargs)) != versions:
-                raise ReconError(
-                    "the model changes its input in place, but each task's pass has to see the same input",
-                    "let it work on a copy: `x = x.clone()`",
-                )
+            self._check_inputs(versions, args, kwargs)
             self._renew(task)
             outputs[task] = self._views[task](*_unpacked(args), **_unpacked(kwargs))
             self._adopt_buffers(task)
         return outputs
+
+    def _check_inputs(self, versions: list[int], args: Any, kwargs: Any) -> None:
+        if _versions((args, kwargs)) != versions:
+            raise ReconError(
+                "the model changes its input in place, but each task's pass has to see the same input",
+                "let it work on a copy: `x = x.clone()`",
+            )
 
     def _renew(self, task: str) -> None:
         """Give a view what the tree holds now; moving, loading and replacing happen there."""
