@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -35,6 +36,20 @@ def output_of(output: Any, tasks: Sequence[str], task: str) -> Any:
             "return one output per task: a mapping, a tuple in task order, or an object with attributes",
         )
     return getattr(output, task)
+
+
+def kept_parts(output: Any, tasks: Sequence[str], task: str) -> list[Any]:
+    """What :func:`join_outputs` keeps of the first task's pass: the task's part, and parts that belong to no task."""
+    others = set(tasks) - {task}
+    if isinstance(output, Mapping):
+        return [part for name, part in output.items() if name not in others]
+    if _has_fields(output, tasks):
+        return [part for name, part in output._asdict().items() if name not in others]
+    if isinstance(output, (tuple, list)):
+        return [output_of(output, tasks, task)]
+    if dataclasses.is_dataclass(output):
+        return [getattr(output, field.name) for field in dataclasses.fields(output) if field.name not in others]
+    return [part for name, part in vars(output).items() if name not in others]
 
 
 def join_outputs(outputs: Mapping[str, Any]) -> Any:

@@ -333,3 +333,106 @@ def test_a_norm_in_a_head_sees_the_features_of_its_own_task_alone(tmp_path, engi
         for buffer in ("running_mean", "running_var"):
             name = f"heads.{task}.2.{buffer}"
             torch.testing.assert_close(branched.state_dict()[name], network.state_dict()[name])
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+def test_heads_of_other_tasks_are_left_out_once_it_is_known_that_nobody_needs_them(tmp_path, engine):
+    tasks = ("a", "b", "c")
+    model = resnet(tasks)
+    x = torch.rand(4, 1, 8, 8)
+    branched = recon_cli.branch(model, manifest_of(model, ["trunk.2.conv3"], tasks, tmp_path), engine)
+    assert executed(branched, x, op="aten.addmm") == 9
+    assert executed(branched, x, op="aten.addmm") == 3
+    # Other shapes, modes and tasks are learned by themselves.
+    assert executed(branched, x[:2], op="aten.addmm") == 9
+    assert executed(branched.eval(), x, op="aten.addmm") == 9
+    assert executed(copy.deepcopy(branched), x, op="aten.addmm") == 9
+    assert executed(branched, x, op="aten.addmm") == 3
+
+
+class Watching(nn.Module):
+    """Does with what a head gives what is more than to return it."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.trunk = nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 1) for task in "ab"})
+        self.register_buffer("average", torch.zeros(()))
+        self.kept: list[torch.Tensor] = []
+
+    def forward(self, x):
+        x = self.trunk(x)
+        outputs = {task: head(x) for task, head in self.heads.items()}
+        if self.way == "decides from it" and outputs["a"].mean().item() > 0:
+            outputs["b"] = outputs["b"] + 1
+        if self.way == "keeps it":
+            self.kept.append(outputs["a"])
+        if self.way == "adds it to another output":
+            outputs["extra"] = outputs["a"] + outputs["b"]
+        if self.way == "averages it":
+            self.average.mul_(0.9).add_(x.detach().mean(), alpha=0.1)
+        if self.way == "decides by chance" and torch.rand(()).item() > 0.5:
+            outputs["b"] = outputs["b"] * outputs["a"]
+        return outputs
+
+
+class Sometimes(nn.Module):
+    """A dropout that a flag of the network's own turns on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(4, 1)
+        self.is_noisy = False
+
+    def forward(self, x):
+        x = nn.functional.dropout(self.trunk(x), 0.5, self.is_noisy)
+        return {"a": self.a(x), "b": self.b(x)}
+
+
+def test_a_call_that_did_nothing_once_is_not_left_out(tmp_path):
+    model = Sometimes()
+    branched = recon_cli.branch(model, manifest_of(model, ["trunk"], ("a", "b"), tmp_path))
+    x = torch.rand(64, 4)
+    before = [branched(x)["b"] for _ in range(3)][-1]
+    for view in branched._views.values():
+        view.is_noisy = True
+    assert not torch.equal(branched(x)["b"], before)
+
+
+WAYS = (
+    "decides from it", "keeps it", "adds it to another output", "averages it", "decides by chance",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_looked_at_is_never_left_out(tmp_path, way):
+    torch.manual_seed(5)
+    model = Watching(way).double()
+    manifest = manifest_of(model, ["trunk"], ("a", "b"), tmp_path)
+    calls = recon_cli.branch(copy.deepcopy(model), manifest)
+    plain = recon_cli.branch(copy.deepcopy(model), manifest, "passes")
+    move_apart(calls)
+    plain.load_state_dict(calls.state_dict())
+    if way == "averages it":
+        with pytest.warns(UserWarning, match="once for every task"):
+            calls(torch.randn(3, 4, dtype=torch.float64))
+        calls.average.zero_()
+    for number in range(12):
+        x = torch.randn(3, 4, dtype=torch.float64)
+        # Nothing is left out by one that has learned nothing.
+        plain._needless.clear()
+        outputs = []
+        for branched in (calls, plain):
+            torch.manual_seed(number)
+            outputs.append(branched(x))
+        if way != "decides by chance":
+            # There the passes of one engine draw other numbers than those of the other.
+            for name, value in outputs[1].items():
+                assert torch.equal(outputs[0][name], value), name
+        assert all(torch.isfinite(value).all() for value in outputs[0].values())
+    assert torch.equal(calls.state_dict()["average"], plain.state_dict()["average"])
+    if way == "averages it":
+        assert calls.state_dict()["average"] != 0
+    kept = [value for view in calls._views.values() for value in view.kept]
+    assert all(torch.isfinite(value).all() for value in kept)

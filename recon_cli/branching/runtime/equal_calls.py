@@ -23,6 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from recon_cli.branching.runtime.needless import NeedlessCall
 from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
 
 Audience = frozenset[str]
@@ -73,6 +74,7 @@ class EqualCalls(TorchFunctionMode):
     :param parameters: the parameters of the network.
     :param buffers: its buffers; every pass may write to them, and to the parameters.
     :param takes_back: whether what a pass writes into buffers of other tasks' parts of the network is undone.
+    :param needless: for each task, the calls of its pass that are left out; None if they are to be learned.
     """
 
     def __init__(
@@ -83,25 +85,31 @@ class EqualCalls(TorchFunctionMode):
         buffers: Iterable[torch.Tensor],
         *,
         takes_back: bool,
+        needless: Mapping[str, Mapping[int, NeedlessCall]] | None,
     ) -> None:
         super().__init__()
         self._everyone: Audience = frozenset(tasks)
         self._given = audiences
         buffers = tuple(buffers)
-        self._state = frozenset(memory_of(tensor) for tensor in (*parameters, *buffers))
+        state = (*parameters, *buffers)
+        self._state_ids = frozenset(map(id, state))
+        self._state = frozenset(map(memory_of, state))
         self._buffers = buffers if takes_back else ()
+        self._needless = needless
+        self._ended: dict[str, OwnCalls] = {}
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self._devices = ("cpu",) if found is None else ("cpu", found.type)
         self._calls: dict[object, _Call] = {}
         self._known: dict[int, _Known] = {}
         self._readers: dict[int, Audience] = {}
+        self._written_in_common: set[int] = set()
         self._task = ""
         self._past: Audience = frozenset()
         self._begin("")
 
     def _begin(self, task: str) -> None:
         self._task = task
-        self._own = OwnCalls(self._buffers)
+        self._own = OwnCalls(self._buffers, (self._needless or {}).get(task), learns=self._needless is None)
         self._writes: Counter[int] = Counter()
         self._seen: dict[object, int] = {}
         self._stand_ins: dict[int, torch.Tensor] = {}
@@ -114,21 +122,27 @@ class EqualCalls(TorchFunctionMode):
             if isinstance(tensor, torch.Tensor) and id(tensor) not in self._known:
                 self._add(tensor, self._everyone, None)
 
-    def run_pass(self, task: str, run: Callable[[], Any], part_of: Callable[[Any], Any]) -> Any:
+    def run_pass(self, task: str, run: Callable[[], Any], kept_of: Callable[[Any], Sequence[object]]) -> Any:
         """Run the pass of one task.
 
         :param run: runs the network.
-        :param part_of: the task's part of what the network returns.
+        :param kept_of: what is kept of what the network returns.
         :returns: what the network returns.
         :raises SharedWriteError: if the pass writes to what other passes read.
+        :raises NeededError: if it needs a call that was left out.
         """
         self._begin(task)
         with self:
             output = run()
         output = self._with_stand_ins(output)
-        self._own.take_back(part_of(output))
+        self._own.end(kept_of(output), lambda tensor: id(tensor) in self._known)
+        self._ended[task] = self._own
         self._past |= {task}
         return output
+
+    def learned(self) -> dict[str, Mapping[int, NeedlessCall]]:
+        """For each task, the calls of its pass that may be left out; for after what the passes returned was dropped."""
+        return {task: own.needless() for task, own in self._ended.items()}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -161,6 +175,10 @@ class EqualCalls(TorchFunctionMode):
         self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], own: Audience
     ) -> Any:
         """Run a call of this pass alone."""
+        is_left_out, result = self._own.stand_in(func, tensors)
+        if is_left_out:
+            self._own.add(tensors, _new_in(result, tensors), ())
+            return result
         target = _target(func, args, kwargs)
         if target is not None and self._is_read_by_others(target, own):
             self._stand_in_for(target)
@@ -173,10 +191,10 @@ class EqualCalls(TorchFunctionMode):
             self._check_write(func, tensor, own)
             # Later passes have other values there.
             self._writes[memory] += 1 + (len(self._past) + 1) * 1_000_000
-        arguments = {id(tensor) for tensor in tensors}
-        results = [tensor for tensor in tensors_in(result) if id(tensor) not in arguments]
+        results = _new_in(result, tensors)
         self._viewed.update(memory for memory in map(memory_of, results) if memory in self._readers)
         self._own.add(tensors, results, written, before, silent=_writes_silently(func))
+        self._own.describe(func, tensors, result)
         return result
 
     def _run_common(
@@ -198,6 +216,8 @@ class EqualCalls(TorchFunctionMode):
         for tensor in written:
             self._check_write(func, tensor, audience)
             self._writes[memory_of(tensor)] += 1
+            if memory_of(tensor) in self._state:
+                self._written_in_common.add(memory_of(tensor))
         call = _Call(result, tuple(memory_of(tensor) for tensor in written))
         self._calls[key] = call
         for tensor in (*written, *results):
@@ -218,7 +238,8 @@ class EqualCalls(TorchFunctionMode):
                     audience &= {self._task}
                     continue
                 # It was not made in a pass, so it was there before.
-                self._own.found(tensor)
+                if id(tensor) not in self._state_ids:
+                    self._own.found(tensor)
                 known = self._add(tensor, self._given.get(id(tensor), self._everyone) & self._everyone, None)
             elif known.tensor.grad_fn is not known.history:
                 known.history = known.tensor.grad_fn
@@ -246,7 +267,9 @@ class EqualCalls(TorchFunctionMode):
         return memory not in self._state and not self._readers.get(memory, own) <= own
 
     def _check_write(self, func: Callable[..., Any], tensor: torch.Tensor, own: Audience) -> None:
-        if self._is_read_by_others(tensor, own):
+        memory = memory_of(tensor)
+        # A moving average that is scaled once and added to by every stream would be none.
+        if self._is_read_by_others(tensor, own) or (len(own) == 1 and memory in self._written_in_common):
             raise SharedWriteError(getattr(func, "__name__", str(func)))
 
     def _stand_in_for(self, tensor: torch.Tensor) -> None:
@@ -318,6 +341,12 @@ def _run(
 def _version(tensor: torch.Tensor) -> int:
     """How often a tensor was written to; inference tensors do not tell, but nothing is written to them here."""
     return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def _new_in(result: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors in a result that are not among the arguments."""
+    arguments = {id(tensor) for tensor in tensors}
+    return [tensor for tensor in tensors_in(result) if id(tensor) not in arguments]
 
 
 def _target(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -18,12 +18,13 @@ from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.runtime.engines import Before, Engine, EngineName, first_engine
 from recon_cli.branching.runtime.equal_calls import EqualCalls, SharedWriteError
+from recon_cli.branching.runtime.needless import NeedlessCall
 from recon_cli.branching.runtime.parts import find_split_parts
 from recon_cli.branching.runtime.tree import Bond, Copy, TreeBuilder
 from recon_cli.branching.runtime.views import make_views
 from recon_cli.checkpoints.state_dict import tied_groups
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
-from recon_cli.outputs import join_outputs, output_of
+from recon_cli.outputs import join_outputs, kept_parts, output_of
 
 
 def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine: EngineName = "auto") -> BranchedModel:
@@ -70,6 +71,7 @@ class BranchedModel(nn.Module):
         super().__init__()
         self._asked = engine
         self._engine = first_engine(engine)
+        self._needless: dict[tuple[object, ...], Mapping[str, Mapping[int, NeedlessCall]]] = {}
         self._hands_tasks_on = "tasks" in inspect.signature(model.forward).parameters
         parts = find_split_parts(model, plan)
         # Views stay out of the module tree: their tensors would be listed once more for every task.
@@ -105,10 +107,16 @@ class BranchedModel(nn.Module):
         """
         asked = None if self._hands_tasks_on else kwargs.pop("tasks", None)
         wanted = self.task_names if asked is None else self._checked(asked)
-        outputs = self._outputs(wanted, args, kwargs)
-        if asked is not None:
-            return {task: output_of(outputs[task], self.task_names, task) for task in wanted}
-        return join_outputs(outputs)
+        outputs, calls = self._outputs(wanted, args, kwargs)
+        joined: Any
+        if asked is None:
+            joined = join_outputs(outputs)
+        else:
+            joined = {task: output_of(outputs[task], self.task_names, task) for task in wanted}
+        outputs.clear()
+        for key, watched in calls.items():
+            self._needless[key] = watched.learned()
+        return joined
 
     def _checked(self, tasks: Sequence[str]) -> tuple[str, ...]:
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
@@ -119,69 +127,112 @@ class BranchedModel(nn.Module):
                 raise ReconError(f"there is no task {quoted(task)}", did_you_mean(task, self._views))
         return tuple(dict.fromkeys(tasks))
 
-    def _outputs(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
-        """What the network returns in the pass of each task."""
+    def _outputs(self, tasks: tuple[str, ...], args: Any, kwargs: Any) -> tuple[dict[str, Any], _Learning]:
+        """What the network returns in the pass of each task, and what can be learned from the passes."""
         if torch.compiler.is_compiling():
-            return self._by_passes(tasks, args, kwargs)
-        if self._engine.name == "passes":
-            return self._by_calls(tasks, args, kwargs, shared=False)
+            return self._by_passes(tasks, args, kwargs), {}
         before = Before(self)
-        try:
-            return self._by_calls(tasks, args, kwargs, shared=True)
-        except SharedWriteError as error:
-            reason = f"a call of `{error}` writes for one task into what others read"
-            if self._asked == "calls":
-                raise ReconError(
-                    f"the model cannot be run by the engine `calls`: {reason}", "leave the engine to `auto`"
-                ) from None
+        if self._engine.name == "calls":
+            try:
+                return self._by_calls(tasks, args, kwargs, before)
+            except SharedWriteError as error:
+                reason = f"a call of `{error}` writes for one task into what others read"
+                if self._asked == "calls":
+                    raise ReconError(
+                        f"the model cannot be run by the engine `calls`: {reason}", "leave the engine to `auto`"
+                    ) from None
             before.restore()
             self._engine = Engine("passes", reason)
             warnings.warn(f"the branched model is run once for every task from now on: {reason}", stacklevel=4)
-        return self._by_calls(tasks, args, kwargs, shared=False)
+        outputs: dict[str, Any] = {}
+        learning: _Learning = {}
+        versions = _versions((args, kwargs))
+        for task in tasks:
+            self._check_inputs(versions, args, kwargs)
+            found, learned = self._by_calls((task,), args, kwargs, before, kept=output_of if outputs else kept_parts)
+            outputs.update(found)
+            learning.update(learned)
+            before = Before(self)
+        return outputs, learning
 
-    def _by_calls(self, tasks: Sequence[str], args: Any, kwargs: Any, *, shared: bool) -> dict[str, Any]:
-        """Run the passes, looking at their calls.
+    def _by_calls(
+        self,
+        tasks: tuple[str, ...],
+        args: Any,
+        kwargs: Any,
+        before: Before,
+        kept: Callable[[Any, Sequence[str], str], Any] = kept_parts,
+    ) -> tuple[dict[str, Any], _Learning]:
+        """Run the passes of tasks; equal calls once, and without what was found to be needless.
 
-        :param shared: whether equal calls are run once.
+        :param before: how it was before the run.
+        :param kept: what is kept of what the first pass returns.
         """
+        key = (tasks, torch.is_grad_enabled(), *self._circumstances(), *_shapes((args, kwargs)))
+        needless = self._needless.get(key)
+        calls = self._watched(tasks, needless)
+        try:
+            outputs = self._run(calls, tasks, args, kwargs, kept)
+        except Exception:
+            if not needless or not any(needless.values()):
+                raise
+            # Whether it is the network's own error will be seen when nothing is left out.
+            before.restore()
+            calls, needless = self._watched(tasks, {}), {}
+            self._needless[key] = {}
+            outputs = self._run(calls, tasks, args, kwargs, kept)
+        if len(self._needless) >= _REMEMBERED:
+            self._needless.clear()
+        return outputs, {key: calls} if needless is None else {}
+
+    def _run(
+        self,
+        calls: EqualCalls,
+        tasks: Sequence[str],
+        args: Any,
+        kwargs: Any,
+        kept: Callable[[Any, Sequence[str], str], Any],
+    ) -> dict[str, Any]:
         for task in tasks:
             self._renew(task)
-        if shared:
-            calls = self._watched(tasks)
         outputs: dict[str, Any] = {}
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
         with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
             args, kwargs = tree_map(_counting, (args, kwargs))
-            versions = _versions((args, kwargs))
-            if shared:
-                calls.know((args, kwargs))
+            calls.know((args, kwargs))
             for task in tasks:
-                if not shared:
-                    self._check_inputs(versions, args, kwargs)
-                    self._renew(task)
-                    calls = self._watched([task])
-                    calls.know((args, kwargs))
-                outputs[task] = calls.run_pass(
-                    task,
-                    lambda task=task: self._views[task](*_unpacked(args), **_unpacked(kwargs)),  # type: ignore[misc]
-                    lambda output, task=task: output_of(output, self.task_names, task),  # type: ignore[misc]
-                )
-                if not shared:
-                    self._adopt_buffers(task)
-        if shared:
-            for task in tasks:
-                self._adopt_buffers(task)
+
+                def run(task: str = task) -> Any:
+                    return self._views[task](*_unpacked(args), **_unpacked(kwargs))
+
+                def kept_of(output: Any, task: str = task) -> list[Any]:
+                    found = (kept if task == tasks[0] else output_of)(output, self.task_names, task)
+                    return found if isinstance(found, list) else [found]
+
+                outputs[task] = calls.run_pass(task, run, kept_of)
+        for task in tasks:
+            self._adopt_buffers(task)
         return outputs
 
-    def _watched(self, tasks: Sequence[str]) -> EqualCalls:
+    def _circumstances(self) -> tuple[object, ...]:
+        """What else decides which calls a run makes, as far as it is easily seen."""
+        hooks = modes = 0
+        for module in self.modules():
+            hooks += len(module._forward_hooks) + len(module._forward_pre_hooks)
+            modes += module.training
+        return hooks, modes
+
+    def _watched(self, tasks: Sequence[str], needless: Mapping[str, Mapping[int, NeedlessCall]] | None) -> EqualCalls:
         """What looks at the calls of passes; with one task's pass alone, nothing is shared."""
+        for task in tasks:
+            self._renew(task)
         audiences: dict[int, frozenset[str]] = {}
         for part in self._copies:
             for tensor in part.tensors():
                 audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
         trains = any(module.training for module in self.modules())
-        return EqualCalls(tasks, audiences, self.parameters(), self.buffers(), takes_back=trains)
+        return EqualCalls(tasks, audiences, self.parameters(), self.buffers(), takes_back=trains, needless=needless)
 
     def _by_passes(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
         """Run the passes without looking at their calls."""
@@ -214,6 +265,20 @@ class BranchedModel(nn.Module):
         for bond in self._bonds:
             if bond.task == task and bond.registry == "_buffers":
                 bond.tree[bond.tree_name] = bond.view[bond.view_name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for copies and pickles; what was learned of calls is learned again."""
+        return {**vars(self), "_needless": {}}
+
+
+_REMEMBERED = 16
+"""Circumstances, such as shapes of inputs, for which it is remembered which calls are needless."""
+
+_Learning: TypeAlias = "dict[tuple[object, ...], EqualCalls]"
+
+
+def _shapes(inputs: object) -> tuple[object, ...]:
+    return tuple(tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else type(leaf) for leaf in tree_leaves(inputs))
 
 
 def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:

@@ -6,34 +6,87 @@ another task's head has seen features of this pass by then; what it wrote into i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import TensorWeakRef
+
+from recon_cli.branching.runtime.needless import VALUELESS, NeededError, NeedlessCall
 
 
 class OwnCalls:
     """What each call of a pass was computed from, and what it wrote into the network's buffers.
 
     :param buffers: the buffers that the pass may write to; none if nothing is taken back.
+    :param needless: the calls that are left out, by their numbers.
+    :param learns: whether calls are described, so that they can be left out of later runs.
     """
 
-    def __init__(self, buffers: Iterable[torch.Tensor] = ()) -> None:
+    def __init__(
+        self,
+        buffers: Iterable[torch.Tensor] = (),
+        needless: Mapping[int, NeedlessCall] | None = None,
+        *,
+        learns: bool = False,
+    ) -> None:
+        self._needless = needless or {}
+        self._learns = learns
+        self._described: dict[int, NeedlessCall] = {}
+        self._read: set[int] = set()
+        self._live: set[int] | None = None
         self._buffers = {id(buffer): buffer for buffer in buffers}
         self._made_by: dict[int, tuple[TensorWeakRef, int]] = {}
         self._writers: dict[int, int] = {}
         self._parents: list[frozenset[int]] = []
         self._before: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self._is_complete = True
+        self._is_traced = True
 
     def made(self, tensor: torch.Tensor) -> bool:
         """Whether a call of this pass gave the tensor."""
         return self._maker(tensor) is not None
 
     def found(self, tensor: torch.Tensor) -> None:
-        """Note a tensor that no call gave: what it comes from is not known, if it was computed."""
+        """Note a tensor that no call gave: what it comes from is not known, if it was computed.
+
+        :raises NeededError: if calls are left out, one of which it may come from.
+        """
+        if self._needless:
+            raise NeededError
+        self._is_traced = False
         if tensor.grad_fn is not None:
             self._is_complete = False
+
+    def stand_in(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> tuple[bool, Any]:
+        """Whether the next call is left out, and what it gives then.
+
+        :raises NeededError: if it is needed, but one of its arguments is not there.
+        """
+        if not self._needless:
+            return False, None
+        call = self._needless.get(len(self._parents))
+        if call is not None:
+            return True, call.stand_in(func, tensors)
+        name = getattr(func, "__name__", "")
+        if name not in VALUELESS and any(self._maker(tensor) in self._needless for tensor in tensors):
+            raise NeededError
+        return False, None
+
+    def describe(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor], result: Any) -> None:
+        """Note what the last call was."""
+        if not self._learns:
+            return
+        number = len(self._parents) - 1
+        results = tensors_in(result)
+        if results and all(_is_plain(tensor) for tensor in (*tensors, *results)):
+            self._described[number] = NeedlessCall.of(func, tensors, result)
+        elif results or getattr(func, "__name__", "") not in VALUELESS:
+            # What the network's code makes of values is not seen.
+            self._read.add(number)
 
     def state_before(self, tensors: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The buffers among a call's arguments with their values, if it computes from other tensors as well."""
@@ -70,24 +123,79 @@ class OwnCalls:
             self._writers[memory] = number
         self._before += [(number, buffer, value) for buffer, value in before if silent or id(buffer) in changed]
 
-    def take_back(self, output: object) -> None:
-        """Undo what was written into buffers by calls that the task's output does not come from.
+    def end(self, output: Sequence[object], is_known: Callable[[torch.Tensor], bool]) -> None:
+        """End the pass: undo what was written into buffers by calls that the task's output does not come from.
 
-        :param output: the task's part of what the network returned.
+        :param output: what is kept of what the network returned.
+        :param is_known: whether a tensor is the same in several passes.
+        :raises NeededError: if it comes from a call that was left out.
         """
-        if not self._before or not self._is_complete:
-            return
-        tensors = tensors_in(output)
+        tensors = []
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor):
+                tensors.append(leaf)
+                if not self.made(leaf) and not is_known(leaf):
+                    self.found(leaf)
+            elif leaf is not None and not isinstance(leaf, (bool, int, float, complex, str)):
+                # It may hold tensors that are not seen.
+                self._is_complete = False
         needed = {self._maker(tensor) for tensor in tensors} | {self._writers.get(memory_of(t)) for t in tensors}
-        pending = [number for number in needed if number is not None]
-        if not pending:
+        numbers = [number for number in needed if number is not None]
+        if not numbers or not self._is_complete:
+            if self._needless:
+                raise NeededError
             return
-        live: set[int] = set()
+        self._live = self._sources(numbers)
+        self._live |= self._effects(self._live)
+        if not self._live.isdisjoint(self._needless):
+            raise NeededError
+        self._take_back(self._live)
+
+    def needless(self) -> Mapping[int, NeedlessCall]:
+        """The calls of the pass that may be left out of later runs; for after its outputs have been dropped."""
+        if self._live is None or not self._is_traced:
+            return {}
+        # What is still there was put aside by the network's code.
+        kept = {number for reference, number in self._made_by.values() if reference() is not None}
+        needed = self._live | self._sources([*self._read, *kept])
+        found: dict[int, NeedlessCall] = {}
+        for number, call in sorted(self._described.items()):
+            # What gave back its argument this time, such as dropout without training, may change it another time.
+            if number not in needed and (not call.gives_back or self._parents[number] <= found.keys()):
+                found[number] = call
+        return found
+
+    def _sources(self, numbers: Iterable[int]) -> set[int]:
+        """These calls and all that they were computed from."""
+        found: set[int] = set()
+        pending = list(numbers)
         while pending:
             number = pending.pop()
-            if number not in live:
-                live.add(number)
+            if number not in found:
+                found.add(number)
                 pending.extend(self._parents[number])
+        return found
+
+    def _effects(self, live: set[int]) -> set[int]:
+        """Calls that write into a buffer and give nothing to others, as a moving average of live features does."""
+        children: Counter[int] = Counter()
+        for parents in self._parents:
+            children.update(parents)
+        found: set[int] = set()
+        for number in {number for number, _, _ in self._before if number not in live and not children[number]}:
+            chain = {number}
+            pending = list(self._parents[number])
+            while pending:
+                parent = pending.pop()
+                if parent not in live:
+                    chain.add(parent)
+                    pending.extend(self._parents[parent])
+            # Another head would use for more what it computes.
+            if all(children[parent] == 1 for parent in chain - {number}):
+                found |= chain
+        return found
+
+    def _take_back(self, live: set[int]) -> None:
         used = {id(buffer) for number, buffer, _ in self._before if number in live}
         for _, buffer, value in reversed(self._before):
             if id(buffer) not in used:
@@ -116,6 +224,10 @@ def _collect(values: Iterable[object], found: list[torch.Tensor]) -> None:
                 _collect(value, found)
         elif isinstance(value, dict) and value:
             _collect(value.values(), found)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def memory_of(tensor: torch.Tensor) -> int:
