@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
     from recon_cli.branching.extract import extract
+    from recon_cli.branching.runtime.cost import BranchingCost, branching_cost
     from recon_cli.branching.runtime.module import BranchedModel, branch
     from recon_cli.branching.unsplit import unsplit
     from recon_cli.checkpoints.diff import diff
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BranchedModel",
+    "BranchingCost",
     "ConflictProfiler",
     "Cosines",
     "Manifest",
@@ -32,6 +34,7 @@ __all__ = [
     "Scores",
     "__version__",
     "branch",
+    "branching_cost",
     "diff",
     "extract",
     "unsplit",
@@ -39,12 +42,14 @@ __all__ = [
 
 _HOMES = {
     "BranchedModel": "recon_cli.branching.runtime.module",
+    "BranchingCost": "recon_cli.branching.runtime.cost",
     "ConflictProfiler": "recon_cli.profiling.profiler",
     "Cosines": "recon_cli.artifacts.cosines",
     "Manifest": "recon_cli.artifacts.manifest",
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",
     "branch": "recon_cli.branching.runtime.module",
+    "branching_cost": "recon_cli.branching.runtime.cost",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
     "unsplit": "recon_cli.branching.unsplit",

@@ -436,3 +436,21 @@ def test_what_is_looked_at_is_never_left_out(tmp_path, way):
         assert calls.state_dict()["average"] != 0
     kept = [value for view in calls._views.values() for value in view.kept]
     assert all(torch.isfinite(value).all() for value in kept)
+
+
+def test_the_cost_of_a_split_is_counted_exactly(tmp_path):
+    tasks = ("a", "b", "c")
+    model = Heads(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 16)), 16, tasks).train()
+    x = torch.rand(5, 4)
+    first, second, heads = 5 * 4 * 8 * 2, 5 * 8 * 16 * 2, 5 * 16 * 2 * 2
+    state = torch.get_rng_state()
+    for layers, branched in (
+        (["trunk.0", "trunk.2"], 3 * (first + second + heads)),
+        (["trunk.2"], first + 3 * (second + heads)),
+    ):
+        cost = recon_cli.branching_cost(model, manifest_of(model, layers, tasks, tmp_path), x)
+        assert (cost.shared, cost.branched) == (first + second + 3 * heads, branched)
+        assert cost.ratio == branched / cost.shared
+        assert cost.by_layer["trunk.2"] == first + 3 * second + 3 * heads
+        assert cost.added_by("trunk.2") == 2 * second / cost.shared
+    assert torch.equal(torch.get_rng_state(), state) and model.training
