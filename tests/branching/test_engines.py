@@ -454,3 +454,10 @@ def test_the_cost_of_a_split_is_counted_exactly(tmp_path):
         assert cost.by_layer["trunk.2"] == first + 3 * second + 3 * heads
         assert cost.added_by("trunk.2") == 2 * second / cost.shared
     assert torch.equal(torch.get_rng_state(), state) and model.training
+
+
+def test_a_layer_with_a_shortcut_is_counted_in_full(tmp_path):
+    model = CATALOGUE["transformer"].make()
+    manifest = manifest_of(model, ["trunk.1.linear2"], ("a", "b"), tmp_path)
+    cost = recon_cli.branching_cost(model, manifest, torch.randint(0, 11, (3, 5)))
+    assert 1 < cost.ratio < 1.5

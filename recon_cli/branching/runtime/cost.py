@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from recon_cli.artifacts.manifest import Manifest, SplitLayer
@@ -86,6 +87,7 @@ def _branched(model: nn.Module, plan: BranchingPlan, args: Any, kwargs: Any) -> 
 
 
 def _counted(run: Callable[[], object]) -> int:
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # Under a mode, as the branched network runs under one, layers take no shortcuts that are not counted.
+    with torch.no_grad(), BaseTorchFunctionMode(), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
