@@ -102,7 +102,7 @@ class EqualCalls(TorchFunctionMode):
         self._calls: dict[object, _Call] = {}
         self._known: dict[int, _Known] = {}
         self._readers: dict[int, Audience] = {}
-        self._written_in_common: set[int] = set()
+        self._written_in_common: Counter[int] = Counter()
         self._task = ""
         self._past: Audience = frozenset()
         self._begin("")
@@ -184,6 +184,7 @@ class EqualCalls(TorchFunctionMode):
             self._stand_in_for(target)
             args, kwargs = self._with_stand_ins((args, kwargs))
             tensors = tensors_in(args, kwargs)
+        self._check_content(func, tensors)
         before = self._own.state_before(tensors) if self._buffers else []
         result, changed = _run(func, args, kwargs, tensors)
         written = [(tensor, memory_of(tensor)) for tensor in changed]
@@ -209,6 +210,7 @@ class EqualCalls(TorchFunctionMode):
         """Run a call for this pass and for later ones."""
         if len(audience) == 1:
             return self._run_alone(func, args, kwargs, tensors, audience)
+        self._check_content(func, tensors)
         result, written = _run(func, args, kwargs, tensors)
         results = tensors_in(result)
         if not results and not written:
@@ -216,8 +218,7 @@ class EqualCalls(TorchFunctionMode):
         for tensor in written:
             self._check_write(func, tensor, audience)
             self._writes[memory_of(tensor)] += 1
-            if memory_of(tensor) in self._state:
-                self._written_in_common.add(memory_of(tensor))
+            self._written_in_common[memory_of(tensor)] += 1
         call = _Call(result, tuple(memory_of(tensor) for tensor in written))
         self._calls[key] = call
         for tensor in (*written, *results):
@@ -225,7 +226,7 @@ class EqualCalls(TorchFunctionMode):
             if known is None:
                 self._add(tensor, audience, call)
             else:
-                known.history = tensor.grad_fn
+                known.history = _history(tensor)
         return tree_map(lambda leaf: leaf, result) if isinstance(result, (list, dict)) else result
 
     def _audience(self, tensors: Sequence[torch.Tensor]) -> Audience:
@@ -241,8 +242,8 @@ class EqualCalls(TorchFunctionMode):
                 if id(tensor) not in self._state_ids:
                     self._own.found(tensor)
                 known = self._add(tensor, self._given.get(id(tensor), self._everyone) & self._everyone, None)
-            elif known.tensor.grad_fn is not known.history:
-                known.history = known.tensor.grad_fn
+            elif (history := _history(tensor)) is not known.history:
+                known.history = history
                 if known.made_by is not None:
                     known.made_by.alone = True
             audience &= known.audience
@@ -250,7 +251,7 @@ class EqualCalls(TorchFunctionMode):
 
     def _add(self, tensor: torch.Tensor, audience: Audience, call: _Call | None) -> _Known:
         memory = memory_of(tensor)
-        known = _Known(tensor, audience, memory, tensor.grad_fn, call)
+        known = _Known(tensor, audience, memory, _history(tensor), call)
         self._known[id(tensor)] = known
         self._readers[memory] = self._readers.get(memory, frozenset()) | audience
         return known
@@ -258,7 +259,7 @@ class EqualCalls(TorchFunctionMode):
     def _is_as_it_was(self, call: _Call) -> bool:
         for tensor in tensors_in(call.result):
             known = self._known.get(id(tensor))
-            if known is not None and tensor.grad_fn is not known.history:
+            if known is not None and _history(tensor) is not known.history:
                 return False
         return True
 
@@ -270,7 +271,16 @@ class EqualCalls(TorchFunctionMode):
         memory = memory_of(tensor)
         # A moving average that is scaled once and added to by every stream would be none.
         if self._is_read_by_others(tensor, own) or (len(own) == 1 and memory in self._written_in_common):
-            raise SharedWriteError(getattr(func, "__name__", str(func)))
+            raise SharedWriteError(_name(func))
+
+    def _check_content(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> None:
+        """Refuse to read what an earlier pass has written over already, but this one not yet."""
+        if not self._past or not self._written_in_common:
+            return
+        for memory in map(memory_of, tensors):
+            written = self._written_in_common.get(memory, 0)
+            if written and memory not in self._state and self._writes.get(memory, 0) != written:
+                raise SharedWriteError(_name(func))
 
     def _stand_in_for(self, tensor: torch.Tensor) -> None:
         """Give this pass a copy of its own of a tensor that it is about to write to."""
@@ -341,6 +351,19 @@ def _run(
 def _version(tensor: torch.Tensor) -> int:
     """How often a tensor was written to; inference tensors do not tell, but nothing is written to them here."""
     return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))
+
+
+def _history(tensor: torch.Tensor) -> object:
+    """What computes a tensor's gradient."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        # One of several views of something that was written to; to use it is an error of the network's own.
+        return None
 
 
 def _new_in(result: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
