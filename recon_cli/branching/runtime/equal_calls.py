@@ -103,6 +103,7 @@ class EqualCalls(TorchFunctionMode):
         self._known: dict[int, _Known] = {}
         self._readers: dict[int, Audience] = {}
         self._written_in_common: Counter[int] = Counter()
+        self._writers: dict[int, Audience] = {}
         self._task = ""
         self._past: Audience = frozenset()
         self._begin("")
@@ -219,6 +220,8 @@ class EqualCalls(TorchFunctionMode):
             self._check_write(func, tensor, audience)
             self._writes[memory_of(tensor)] += 1
             self._written_in_common[memory_of(tensor)] += 1
+            if memory_of(tensor) in self._state:
+                self._writers[memory_of(tensor)] = audience
         call = _Call(result, tuple(memory_of(tensor) for tensor in written))
         self._calls[key] = call
         for tensor in (*written, *results):
@@ -270,7 +273,7 @@ class EqualCalls(TorchFunctionMode):
     def _check_write(self, func: Callable[..., Any], tensor: torch.Tensor, own: Audience) -> None:
         memory = memory_of(tensor)
         # A moving average that is scaled once and added to by every stream would be none.
-        if self._is_read_by_others(tensor, own) or (len(own) == 1 and memory in self._written_in_common):
+        if self._is_read_by_others(tensor, own) or self._writers.get(memory, own) != own:
             raise SharedWriteError(_name(func))
 
     def _check_content(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> None:
