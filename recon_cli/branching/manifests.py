@@ -1,11 +1,12 @@
-"""Finding the manifest of a branched checkpoint: in a file of its own, or inside the checkpoint."""
+"""Finding the manifest of a branched checkpoint, in a file of its own or inside the checkpoint, or the plan of one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from recon_cli.artifacts import strict_json
-from recon_cli.artifacts.manifest import Manifest
+from recon_cli.artifacts.document import name_of, read_json
+from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.checkpoints.carried import carried_text, is_checkpoint
 from recon_cli.errors import ReconError, quoted
 
@@ -25,6 +26,19 @@ def read_manifest(path: Path) -> Manifest:
             "give the manifest's own file; on the command line, with --manifest",
         )
     return found
+
+
+def read_record(path: Path) -> Manifest | SplitPlan:
+    """Read what says how a checkpoint is split, or would be.
+
+    :param path: as for :func:`read_manifest`, or the file of a plan.
+    :raises ReconError: if the file is none of these.
+    """
+    if is_checkpoint(path):
+        return read_manifest(path)
+    content = read_json(path)
+    is_plan = isinstance(content, dict) and content.get("schema") == SplitPlan.SCHEMA
+    return (SplitPlan if is_plan else Manifest).from_content(content, name_of(path))
 
 
 def find_manifest(path: Path) -> Manifest | None:

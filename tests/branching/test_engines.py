@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
+from recon_cli.branching.requests import SelectionRequest, SplitRequest
 from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.branching.split import plan_split
 from recon_cli.errors import ReconError
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.outputs import output_of
@@ -454,6 +456,13 @@ def test_the_cost_of_a_split_is_counted_exactly(tmp_path):
         assert cost.by_layer["trunk.2"] == first + 3 * second + 3 * heads
         assert cost.added_by("trunk.2") == 2 * second / cost.shared
     assert torch.equal(torch.get_rng_state(), state) and model.training
+    plan = plan_split(SplitRequest(tmp_path / "model.pt", SelectionRequest(layers=("trunk.2",)), None, tasks)).document
+    plan.write(tmp_path / "plan.json")
+    for split in (plan, tmp_path / "plan.json", tmp_path / "branched.manifest.json", tmp_path / "branched.safetensors"):
+        assert recon_cli.branching_cost(model, split, x) == cost
+    with pytest.raises(ReconError, match="recon.ranking"):
+        (tmp_path / "other.json").write_text('{"schema": "recon.ranking/1"}')
+        recon_cli.branching_cost(model, tmp_path / "other.json", x)
 
 
 def test_a_layer_with_a_shortcut_is_counted_in_full(tmp_path):

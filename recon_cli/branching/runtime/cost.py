@@ -14,8 +14,8 @@ from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon_cli.artifacts.manifest import Manifest, SplitLayer
-from recon_cli.branching.manifests import read_manifest
+from recon_cli.artifacts.manifest import Manifest, SplitLayer, SplitPlan
+from recon_cli.branching.manifests import read_record
 from recon_cli.branching.plan import BranchingPlan, plan_branching
 from recon_cli.branching.runtime.module import BranchedModel, plan_for
 
@@ -44,7 +44,7 @@ class BranchingCost:
 
 
 def branching_cost(
-    model: nn.Module, manifest: Manifest | str | os.PathLike[str], *args: Any, **kwargs: Any
+    model: nn.Module, split: Manifest | SplitPlan | str | os.PathLike[str], *args: Any, **kwargs: Any
 ) -> BranchingCost:
     """Count the operations of a network before and after a split, on an example batch.
 
@@ -52,13 +52,14 @@ def branching_cost(
     costs the whole network once for every task, however few parameters it adds. The network stays as it is.
 
     :param model: the network that is, or would be, split.
-    :param manifest: the manifest of the split, or the path of one or of a branched checkpoint.
+    :param split: a manifest, or a plan that `recon split --dry-run --json` prints, or the path of one of them or of a
+        branched checkpoint.
     :param args: the example batch, as the network takes it.
-    :raises ReconError: if the manifest is of another network, or the network cannot be taken apart.
+    :raises ReconError: if the split is of another network, or the network cannot be taken apart.
     """
-    if not isinstance(manifest, Manifest):
-        manifest = read_manifest(Path(manifest))
-    plan = plan_for(model, manifest)
+    if not isinstance(split, (Manifest, SplitPlan)):
+        split = read_record(Path(split))
+    plan = plan_for(model, split)
     was_random = torch.get_rng_state()
     try:
         shared = copy.deepcopy(model).eval()

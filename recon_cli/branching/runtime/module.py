@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from recon_cli.artifacts.manifest import Manifest
+from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.runtime.engines import Before, Engine, EngineName, first_engine
@@ -281,8 +281,8 @@ def _shapes(inputs: object) -> tuple[object, ...]:
     return tuple(tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else type(leaf) for leaf in tree_leaves(inputs))
 
 
-def plan_for(model: nn.Module, manifest: Manifest) -> BranchingPlan:
-    """The plan of a manifest, checked against the network that it is to be applied to.
+def plan_for(model: nn.Module, manifest: Manifest | SplitPlan) -> BranchingPlan:
+    """The plan of a manifest, or of what is yet to be split, checked against the network that it is to be applied to.
 
     :raises ReconError: naming what differs.
     """
