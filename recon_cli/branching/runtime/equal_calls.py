@@ -30,7 +30,7 @@ Audience = frozenset[str]
 
 
 class SharedWriteError(Exception):
-    """One task's pass writes to memory that the other tasks' passes read."""
+    """One task's pass writes to memory that the other tasks' passes read; the message says in which way."""
 
 
 class _NoKeyError(Exception):
@@ -254,6 +254,9 @@ class EqualCalls(TorchFunctionMode):
 
     def _add(self, tensor: torch.Tensor, audience: Audience, call: _Call | None) -> _Known:
         memory = memory_of(tensor)
+        if memory not in self._readers:
+            # Its place can be that of something of this pass that is gone.
+            self._writes.pop(memory, None)
         known = _Known(tensor, audience, memory, _history(tensor), call)
         self._known[id(tensor)] = known
         self._readers[memory] = self._readers.get(memory, frozenset()) | audience
@@ -274,7 +277,7 @@ class EqualCalls(TorchFunctionMode):
         memory = memory_of(tensor)
         # A moving average that is scaled once and added to by every stream would be none.
         if self._is_read_by_others(tensor, own) or self._writers.get(memory, own) != own:
-            raise SharedWriteError(_name(func))
+            raise SharedWriteError(f"a call of `{_name(func)}` writes for one task into what others read")
 
     def _check_content(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> None:
         """Refuse to read what an earlier pass has written over already, but this one not yet."""
@@ -283,14 +286,14 @@ class EqualCalls(TorchFunctionMode):
         for memory in map(memory_of, tensors):
             written = self._written_in_common.get(memory, 0)
             if written and memory not in self._state and self._writes.get(memory, 0) != written:
-                raise SharedWriteError(_name(func))
+                raise SharedWriteError(f"a call of `{_name(func)}` reads for one task what is written over later")
 
     def _stand_in_for(self, tensor: torch.Tensor) -> None:
         """Give this pass a copy of its own of a tensor that it is about to write to."""
         memory = memory_of(tensor)
         holders = [known.tensor for known in self._known.values() if known.memory == memory]
         if memory in self._viewed or len(holders) > 1 or holders[0] is not tensor:
-            raise SharedWriteError("a write to a tensor that has views")
+            raise SharedWriteError("it writes for one task into a tensor that has views")
         copied = tensor.clone()
         self._stand_ins[id(tensor)] = copied
         self._own.add([tensor], [copied], ())

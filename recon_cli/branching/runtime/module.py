@@ -136,7 +136,7 @@ class BranchedModel(nn.Module):
             try:
                 return self._by_calls(tasks, args, kwargs, before)
             except SharedWriteError as error:
-                reason = f"a call of `{error}` writes for one task into what others read"
+                reason = str(error)
                 if self._asked == "calls":
                     raise ReconError(
                         f"the model cannot be run by the engine `calls`: {reason}", "leave the engine to `auto`"

@@ -1,0 +1,99 @@
+"""Networks that do to what several passes share what a call does not tell: writes, hooks, gradients inside."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import recon_cli
+from recon_cli.artifacts.manifest import Manifest
+from recon_cli.branching.runtime.module import BranchedModel
+from tests.branching.test_engines import gradients, move_apart, separate_networks
+from tests.branching.test_module import loss_of, manifest_of
+
+TASKS = ("a", "b")
+
+
+class Network(nn.Module):
+    """A trunk with a layer before the split layer, one behind it, and whatever is done between."""
+
+    def __init__(self, trunk: Callable[[Network, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.before, self.split, self.behind = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})
+        self.trunk = trunk
+
+    def forward(self, x: torch.Tensor) -> Any:
+        features = self.trunk(self, x)
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def inputs() -> torch.Tensor:
+    return torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def check(model: nn.Module, folder: Path, layers: tuple[str, ...] = ("split",)) -> BranchedModel:
+    """Compare outputs and gradients with those of separate networks, twice; returns the branched network."""
+    torch.manual_seed(0)
+    model = model.double()
+    manifest = manifest_of(model, list(layers), TASKS, folder)
+    branched = recon_cli.branch(copy.deepcopy(model), manifest)
+    move_apart(branched)
+    expected: dict[str, torch.Tensor] = {}
+    outputs = {}
+    for task, network in separate_networks(model, branched, Manifest.read(folder / "branched.manifest.json")).items():
+        output = network(inputs())
+        outputs[task] = output[task]
+        loss = loss_of(output, TASKS, task)
+        loss.backward() if loss.requires_grad else None
+        for record in manifest.tensors:
+            gradient = network.get_parameter(record.key).grad
+            if gradient is not None:
+                place = record.key if record.copies is None else record.copies[task]
+                expected[place] = expected.get(place, 0) + gradient
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the branched model is run once for every task")
+        for _ in range(2):
+            found = branched(inputs())
+            for task in TASKS:
+                torch.testing.assert_close(found[task], outputs[task], rtol=1e-12, atol=1e-12)
+            if expected:
+                found_gradients = gradients(branched, TASKS, (inputs(),))
+                assert found_gradients.keys() == expected.keys()
+                for name, value in expected.items():
+                    torch.testing.assert_close(found_gradients[name], value, rtol=1e-10, atol=1e-12)
+    return branched
+
+
+def reads_then_writes(net, x):
+    h = net.before(x)
+    y = net.split(x) + h
+    h.mul_(2)
+    return y + h
+
+
+def reads_through_data(net, x):
+    h = net.before(x)
+    y = net.split(x) + h
+    h.data.mul_(2)
+    return y + h
+
+
+def reads_a_number(net, x):
+    h = net.before(x)
+    number = h[0, 0].item()
+    h.mul_(2)
+    return net.split(x) * number + h
+
+
+@pytest.mark.parametrize("trunk", [reads_then_writes, reads_through_data, reads_a_number])
+def test_what_is_written_over_later_is_read_as_it_was(tmp_path, trunk):
+    branched = check(Network(trunk), tmp_path)
+    assert branched.engine.name == "passes" and "written over later" in branched.engine.reason
