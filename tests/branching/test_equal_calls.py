@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable
@@ -97,3 +98,29 @@ def reads_a_number(net, x):
 def test_what_is_written_over_later_is_read_as_it_was(tmp_path, trunk):
     branched = check(Network(trunk), tmp_path)
     assert branched.engine.name == "passes" and "written over later" in branched.engine.reason
+
+
+def writes_beside_a_view(net, x):
+    h = net.before(x)
+    view = h.view(-1)
+    h.add_(net.split(x))
+    return net.behind(h) + view.sum()
+
+
+def catches(net, x):
+    features = net.behind(x)
+    with contextlib.suppress(Exception):
+        features = writes_beside_a_view(net, x)
+    return features
+
+
+def wraps(net, x):
+    try:
+        return writes_beside_a_view(net, x)
+    except Exception as error:
+        raise ValueError("there are no features") from error
+
+
+@pytest.mark.parametrize("trunk", [catches, wraps])
+def test_a_network_that_catches_exceptions_does_not_hide_that_a_call_cannot_be_shared(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "passes"

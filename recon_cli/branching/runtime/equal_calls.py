@@ -23,7 +23,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from recon_cli.branching.runtime.needless import NeedlessCall
+from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
 
 Audience = frozenset[str]
@@ -106,6 +106,8 @@ class EqualCalls(TorchFunctionMode):
         self._writers: dict[int, Audience] = {}
         self._task = ""
         self._past: Audience = frozenset()
+        # The network's code may catch any exception, but not these.
+        self._refused: SharedWriteError | NeededError | None = None
         self._begin("")
 
     def _begin(self, task: str) -> None:
@@ -133,8 +135,15 @@ class EqualCalls(TorchFunctionMode):
         :raises NeededError: if it needs a call that was left out.
         """
         self._begin(task)
-        with self:
-            output = run()
+        try:
+            with self:
+                output = run()
+        except Exception:
+            if self._refused is not None:
+                raise self._refused from None
+            raise
+        if self._refused is not None:
+            raise self._refused
         output = self._with_stand_ins(output)
         self._own.end(kept_of(output), lambda tensor: id(tensor) in self._known)
         self._ended[task] = self._own
@@ -149,7 +158,13 @@ class EqualCalls(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run a call, or give what an equal one gave."""
-        kwargs = kwargs or {}
+        try:
+            return self._call(func, args, kwargs or {})
+        except (SharedWriteError, NeededError) as error:
+            self._refused = error
+            raise
+
+    def _call(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         if self._stand_ins:
             args, kwargs = self._with_stand_ins((args, kwargs))
         if isinstance(func, MethodWrapperType) and func.__name__ == "__get__":
