@@ -124,3 +124,58 @@ def wraps(net, x):
 @pytest.mark.parametrize("trunk", [catches, wraps])
 def test_a_network_that_catches_exceptions_does_not_hide_that_a_call_cannot_be_shared(tmp_path, trunk):
     assert check(Network(trunk), tmp_path).engine.name == "passes"
+
+
+def reverses_gradients(net, x):
+    h = net.before(x)
+    h.register_hook(lambda gradient: -gradient)
+    return net.split(h)
+
+
+def reverses_gradients_further_down(net, x):
+    h = torch.relu_(net.before(x))
+    h.grad_fn.register_prehook(lambda gradients: (-gradients[0],))
+    return net.split(h)
+
+
+@pytest.mark.parametrize("trunk", [reverses_gradients, reverses_gradients_further_down])
+def test_a_hook_on_what_is_shared_acts_once_on_every_gradient(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "calls"
+
+
+def replaces_data(net, x):
+    h = net.before(x)
+    y = net.split(x) + h
+    h.data = h.data * 2
+    return y + h
+
+
+def writes_from_numpy(net, x):
+    h = net.before(x).detach()
+    array = h.numpy()
+    array += 1
+    return net.split(h)
+
+
+@pytest.mark.parametrize("trunk", [replaces_data, writes_from_numpy])
+def test_what_is_changed_without_a_call_is_not_shared(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "calls"
+
+
+def differentiates(net, x):
+    x = x.requires_grad_()
+    h = net.split(torch.tanh(net.before(x)))
+    (gradient,) = torch.autograd.grad(h.square().sum(), x)
+    return net.behind(x) * gradient.sum()
+
+
+def differentiates_twice(net, x):
+    x = x.requires_grad_()
+    h = net.split(torch.tanh(net.before(x)))
+    (gradient,) = torch.autograd.grad(h.square().sum(), x, create_graph=True)
+    return net.behind(h) * gradient.square().sum()
+
+
+@pytest.mark.parametrize("trunk", [differentiates, differentiates_twice])
+def test_a_network_can_differentiate_through_what_is_shared(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "calls"

@@ -37,19 +37,31 @@ class _NoKeyError(Exception):
     """An argument that cannot be compared with another."""
 
 
+_BACKWARD = frozenset({torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward})
+"""Functions that go back through what computes a tensor, and free it."""
+
+_OPEN: frozenset[object] = frozenset({
+    torch.Tensor.register_hook, vars(torch._C.TensorBase)["grad_fn"].__get__,
+    vars(torch._C.TensorBase)["data"].__set__, torch.Tensor.numpy, torch.Tensor.__array__,
+})  # fmt: skip
+"""Functions behind which a tensor can be changed, or its gradient, without a call that tells of it."""
+
+
 @dataclass
 class _Known:
     """A tensor that several passes have in common; it is kept, so that its identity stays its own.
 
     :ivar history: what computes its gradient, as far as the calls of the passes made it.
     :ivar made_by: the call that gave it.
+    :ivar made_in: the task in whose pass it was met first.
     """
 
     tensor: torch.Tensor
     audience: Audience
     memory: int
     history: object
-    made_by: _Call | None = None
+    made_by: _Call | None
+    made_in: str
 
 
 @dataclass
@@ -167,12 +179,17 @@ class EqualCalls(TorchFunctionMode):
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         if self._stand_ins:
             args, kwargs = self._with_stand_ins((args, kwargs))
+        if func in _OPEN:
+            self._open(func, args[0])
         if isinstance(func, MethodWrapperType) and func.__name__ == "__get__":
             # Shapes, types and devices are asked for very often.
             found = func(*args, **kwargs)
             if not isinstance(found, torch.Tensor):
                 return found
         tensors = tensors_in(args, kwargs)
+        if func in _BACKWARD and len(self._everyone) > 1:
+            # Later passes go back through what is shared once more.
+            kwargs = {**kwargs, "retain_graph": True}
         audience = self._audience(tensors)
         if len(audience) == 1 or _has_hooks_on_saved_tensors():
             return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
@@ -272,7 +289,7 @@ class EqualCalls(TorchFunctionMode):
         if memory not in self._readers:
             # Its place can be that of something of this pass that is gone.
             self._writes.pop(memory, None)
-        known = _Known(tensor, audience, memory, _history(tensor), call)
+        known = _Known(tensor, audience, memory, _history(tensor), call, self._task)
         self._known[id(tensor)] = known
         self._readers[memory] = self._readers.get(memory, frozenset()) | audience
         return known
@@ -302,6 +319,18 @@ class EqualCalls(TorchFunctionMode):
             written = self._written_in_common.get(memory, 0)
             if written and memory not in self._state and self._writes.get(memory, 0) != written:
                 raise SharedWriteError(f"a call of `{_name(func)}` reads for one task what is written over later")
+
+    def _open(self, func: Callable[..., Any], tensor: torch.Tensor) -> None:
+        """Let later passes have a tensor of their own instead of one to which this pass does what no call tells."""
+        if len(self._everyone) == 1:
+            return
+        memory = memory_of(tensor)
+        for known in [known for known in self._known.values() if known.memory == memory]:
+            if known.made_by is None:
+                continue
+            if known.made_in != self._task:
+                raise SharedWriteError(f"a call of `{_name(func)}` changes for one task what others read")
+            known.made_by.alone = True
 
     def _stand_in_for(self, tensor: torch.Tensor) -> None:
         """Give this pass a copy of its own of a tensor that it is about to write to."""
