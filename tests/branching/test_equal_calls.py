@@ -179,3 +179,34 @@ def differentiates_twice(net, x):
 @pytest.mark.parametrize("trunk", [differentiates, differentiates_twice])
 def test_a_network_can_differentiate_through_what_is_shared(tmp_path, trunk):
     assert check(Network(trunk), tmp_path).engine.name == "calls"
+
+
+def pushes_forward(net, x):
+    value, slope = torch.func.jvp(lambda z: torch.tanh(net.before.weight * 2) @ z.T, (x,), (x + 1,))
+    return net.split((value + slope).T)
+
+
+def maps(net, x):
+    def one(row, other):
+        return torch.tanh(net.before.weight * 2) @ row + torch.tanh(net.split.weight) @ other
+
+    return torch.func.vmap(one)(net.before(x), x)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("trunk", [pushes_forward, maps])
+def test_a_transform_inside_of_a_network_is_run_by_every_pass(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "calls"
+
+
+def writes_in_inference_mode(net, x):
+    with torch.inference_mode():
+        h = net.before(x)
+        y = net.split(x) + h
+        h.mul_(2)
+        y += h
+    return net.behind(y.clone())
+
+
+def test_writes_in_inference_mode_are_seen(tmp_path):
+    assert check(Network(writes_in_inference_mode), tmp_path).engine.name == "passes"

@@ -20,6 +20,7 @@ from types import MethodWrapperType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -191,7 +192,7 @@ class EqualCalls(TorchFunctionMode):
             # Later passes go back through what is shared once more.
             kwargs = {**kwargs, "retain_graph": True}
         audience = self._audience(tensors)
-        if len(audience) == 1 or _has_hooks_on_saved_tensors():
+        if len(audience) == 1 or _has_hooks_on_saved_tensors() or _is_transformed():
             return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
         try:
             key = self._key(func, args, kwargs)
@@ -395,12 +396,18 @@ def _run(
     """The result of a call, and the tensors among its arguments that it wrote to."""
     before = [_version(tensor) for tensor in tensors]
     result = func(*args, **kwargs)
-    return result, [tensor for tensor, version in zip(tensors, before, strict=True) if _version(tensor) != version]
+    target = _target(func, args, kwargs) if -1 in before else None
+    written = [
+        tensor
+        for tensor, version in zip(tensors, before, strict=True)
+        if (tensor is target if version == -1 else _version(tensor) != version)
+    ]
+    return result, written
 
 
 def _version(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; inference tensors do not tell, but nothing is written to them here."""
-    return 0 if tensor.is_inference() else int(tensor._version)
+    """How often a tensor was written to; -1 for inference tensors, which do not tell."""
+    return -1 if tensor.is_inference() else int(tensor._version)
 
 
 def _name(func: Callable[..., Any]) -> str:
@@ -437,6 +444,11 @@ def _writes_silently(func: Callable[..., Any]) -> bool:
     """Whether a call may write into buffers without counting it, as those of batch normalisation do."""
     name = getattr(func, "__name__", "")
     return "norm" in name or "fake_quant" in name
+
+
+def _is_transformed() -> bool:
+    """Whether a transform such as `vmap` or `jvp` is under way: what is computed inside ends with it."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def _has_hooks_on_saved_tensors() -> bool:
