@@ -6,16 +6,19 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.outputs import output_of
 from tests.branching.test_engines import gradients, move_apart, separate_networks
 from tests.branching.test_module import loss_of, manifest_of
 
@@ -51,7 +54,7 @@ def check(model: nn.Module, folder: Path, layers: tuple[str, ...] = ("split",)) 
     outputs = {}
     for task, network in separate_networks(model, branched, Manifest.read(folder / "branched.manifest.json")).items():
         output = network(inputs())
-        outputs[task] = output[task]
+        outputs[task] = output_of(output, TASKS, task)
         loss = loss_of(output, TASKS, task)
         loss.backward() if loss.requires_grad else None
         for record in manifest.tensors:
@@ -64,7 +67,7 @@ def check(model: nn.Module, folder: Path, layers: tuple[str, ...] = ("split",)) 
         for _ in range(2):
             found = branched(inputs())
             for task in TASKS:
-                torch.testing.assert_close(found[task], outputs[task], rtol=1e-12, atol=1e-12)
+                torch.testing.assert_close(output_of(found, TASKS, task), outputs[task], rtol=1e-12, atol=1e-12)
             if expected:
                 found_gradients = gradients(branched, TASKS, (inputs(),))
                 assert found_gradients.keys() == expected.keys()
@@ -210,3 +213,90 @@ def writes_in_inference_mode(net, x):
 
 def test_writes_in_inference_mode_are_seen(tmp_path):
     assert check(Network(writes_in_inference_mode), tmp_path).engine.name == "passes"
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+
+def adds_for_a_function(net, x):
+    h = net.before(x)
+    h.add_(net.split(x))
+    return Square.apply(h)
+
+
+def adds_for_checkpointing(net, x):
+    h = net.before(x)
+    h.add_(net.split(x))
+    return checkpoint(lambda h: torch.tanh(net.behind(h)), h, use_reentrant=False)
+
+
+def adds_for_reentrant_checkpointing(net, x):
+    h = net.before(x)
+    h.add_(net.split(x))
+    return checkpoint(net.behind, h, use_reentrant=True)
+
+
+def adds_without_a_gradient(net, x):
+    h = net.before(x)
+    with torch.no_grad():
+        h.add_(net.split(x))
+    return net.behind(h)
+
+
+def adds_behind_a_use(net, x):
+    h = net.before(x)
+    y = net.behind(h * 2)
+    h.mul_(2)
+    h += net.split(x)
+    z = torch.tanh(h)
+    h.sub_(z.detach())
+    return y + h
+
+
+def adds_to_the_input(net, x):
+    y = net.before(x)
+    x.add_(y.detach())
+    x.add_(net.split(y).detach())
+    return net.behind(x)
+
+
+ADDING = [
+    adds_for_a_function, adds_for_checkpointing, adds_for_reentrant_checkpointing, adds_without_a_gradient,
+    adds_behind_a_use, adds_to_the_input,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trunk", ADDING)
+def test_what_a_pass_writes_to_is_its_own(tmp_path, trunk):
+    assert check(Network(trunk), tmp_path).engine.name == "calls"
+
+
+@dataclass
+class Outputs:
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+class WritesToOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.split, self.heads = nn.Linear(4, 2), nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})
+
+    def forward(self, x: torch.Tensor) -> Outputs:
+        outputs = Outputs(**{task: head(x) for task, head in self.heads.items()})
+        outputs.a.add_(self.split(x))
+        outputs.b.mul_(2).sub_(self.split(x))
+        return outputs
+
+
+def test_what_was_written_to_is_returned_in_any_form(tmp_path):
+    assert check(WritesToOutputs(), tmp_path).engine.name == "calls"

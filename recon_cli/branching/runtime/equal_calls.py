@@ -13,6 +13,7 @@ parameters is the tasks of the branch; of what a call gives, those common to all
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,19 +51,21 @@ _OPEN: frozenset[object] = frozenset({
 
 @dataclass
 class _Known:
-    """A tensor that several passes have in common; it is kept, so that its identity stays its own.
+    """A tensor that several passes have in common; it is kept, so that its identity and its memory stay its own.
 
+    :ivar name: what it is called in the keys of calls; a copy has the name of what it stands for.
     :ivar history: what computes its gradient, as far as the calls of the passes made it.
     :ivar made_by: the call that gave it.
-    :ivar made_in: the task in whose pass it was met first.
+    :ivar made_in: the task in whose pass it was met first; empty if none had it yet, None if it was there before.
     """
 
     tensor: torch.Tensor
+    name: int
     audience: Audience
     memory: int
     history: object
     made_by: _Call | None
-    made_in: str
+    made_in: str | None
 
 
 @dataclass
@@ -114,6 +117,11 @@ class EqualCalls(TorchFunctionMode):
         self._devices = ("cpu",) if found is None else ("cpu", found.type)
         self._calls: dict[object, _Call] = {}
         self._known: dict[int, _Known] = {}
+        self._names = itertools.count(-1, -1)
+        # What an earlier pass has written to, and what later ones have instead.
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        # A copy takes the place of the memory that it was copied from, which goes by another name from then on.
+        self._renamed: dict[int, int] = {}
         self._readers: dict[int, Audience] = {}
         self._written_in_common: Counter[int] = Counter()
         self._writers: dict[int, Audience] = {}
@@ -128,7 +136,6 @@ class EqualCalls(TorchFunctionMode):
         self._own = OwnCalls(self._buffers, (self._needless or {}).get(task), learns=self._needless is None)
         self._writes: Counter[int] = Counter()
         self._seen: dict[object, int] = {}
-        self._stand_ins: dict[int, torch.Tensor] = {}
         # Memory of several passes that something of this pass alone is a view of.
         self._viewed: set[int] = set()
 
@@ -157,7 +164,6 @@ class EqualCalls(TorchFunctionMode):
             raise
         if self._refused is not None:
             raise self._refused
-        output = self._with_stand_ins(output)
         self._own.end(kept_of(output), lambda tensor: id(tensor) in self._known)
         self._ended[task] = self._own
         self._past |= {task}
@@ -178,8 +184,6 @@ class EqualCalls(TorchFunctionMode):
             raise
 
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        if self._stand_ins:
-            args, kwargs = self._with_stand_ins((args, kwargs))
         if func in _OPEN:
             self._open(func, args[0])
         if isinstance(func, MethodWrapperType) and func.__name__ == "__get__":
@@ -199,35 +203,35 @@ class EqualCalls(TorchFunctionMode):
         except _NoKeyError:
             return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
         call = self._calls.get(key)
-        if call is not None and not call.alone and self._is_as_it_was(call):
-            self._writes.update(call.written)
-            # Lists are the caller's own.
-            return tree_map(lambda leaf: leaf, call.result) if isinstance(call.result, (list, dict)) else call.result
+        if call is not None and not call.alone:
+            result = self.handed(call.result)
+            if self._is_as_it_was(result):
+                self._writes.update(call.written)
+                # Lists are the caller's own.
+                return tree_map(lambda leaf: leaf, result) if isinstance(result, (list, dict)) else result
         return self._run_common(key, func, args, kwargs, tensors, audience - self._past)
 
     def _run_alone(
         self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], own: Audience
     ) -> Any:
         """Run a call of this pass alone."""
+        target = _target(func, args, kwargs)
+        if target is not None and self._is_read_by_others(target, own):
+            self._leave_copy(target)
         is_left_out, result = self._own.stand_in(func, tensors)
         if is_left_out:
             self._own.add(tensors, _new_in(result, tensors), ())
             return result
-        target = _target(func, args, kwargs)
-        if target is not None and self._is_read_by_others(target, own):
-            self._stand_in_for(target)
-            args, kwargs = self._with_stand_ins((args, kwargs))
-            tensors = tensors_in(args, kwargs)
         self._check_content(func, tensors)
         before = self._own.state_before(tensors) if self._buffers else []
         result, changed = _run(func, args, kwargs, tensors)
         written = [(tensor, memory_of(tensor)) for tensor in changed]
-        for tensor, memory in written:
+        for tensor in changed:
             self._check_write(func, tensor, own)
             # Later passes have other values there.
-            self._writes[memory] += 1 + (len(self._past) + 1) * 1_000_000
+            self._writes[self._memory(tensor)] += 1 + (len(self._past) + 1) * 1_000_000
         results = _new_in(result, tensors)
-        self._viewed.update(memory for memory in map(memory_of, results) if memory in self._readers)
+        self._viewed.update(memory for memory in map(self._memory, results) if memory in self._readers)
         self._own.add(tensors, results, written, before, silent=_writes_silently(func))
         self._own.describe(func, tensors, result)
         return result
@@ -251,11 +255,12 @@ class EqualCalls(TorchFunctionMode):
             return result
         for tensor in written:
             self._check_write(func, tensor, audience)
-            self._writes[memory_of(tensor)] += 1
-            self._written_in_common[memory_of(tensor)] += 1
-            if memory_of(tensor) in self._state:
-                self._writers[memory_of(tensor)] = audience
-        call = _Call(result, tuple(memory_of(tensor) for tensor in written))
+            memory = self._memory(tensor)
+            self._writes[memory] += 1
+            self._written_in_common[memory] += 1
+            if memory in self._state:
+                self._writers[memory] = audience
+        call = _Call(result, tuple(self._memory(tensor) for tensor in written))
         self._calls[key] = call
         for tensor in (*written, *results):
             known = self._known.get(id(tensor))
@@ -278,6 +283,7 @@ class EqualCalls(TorchFunctionMode):
                 if id(tensor) not in self._state_ids:
                     self._own.found(tensor)
                 known = self._add(tensor, self._given.get(id(tensor), self._everyone) & self._everyone, None)
+                known.made_in = None
             elif (history := _history(tensor)) is not known.history:
                 known.history = history
                 if known.made_by is not None:
@@ -286,28 +292,28 @@ class EqualCalls(TorchFunctionMode):
         return audience
 
     def _add(self, tensor: torch.Tensor, audience: Audience, call: _Call | None) -> _Known:
-        memory = memory_of(tensor)
+        memory = self._memory(tensor)
         if memory not in self._readers:
             # Its place can be that of something of this pass that is gone.
             self._writes.pop(memory, None)
-        known = _Known(tensor, audience, memory, _history(tensor), call, self._task)
+        known = _Known(tensor, next(self._names), audience, memory, _history(tensor), call, self._task)
         self._known[id(tensor)] = known
         self._readers[memory] = self._readers.get(memory, frozenset()) | audience
         return known
 
-    def _is_as_it_was(self, call: _Call) -> bool:
-        for tensor in tensors_in(call.result):
+    def _is_as_it_was(self, result: Any) -> bool:
+        for tensor in tensors_in(result):
             known = self._known.get(id(tensor))
             if known is not None and _history(tensor) is not known.history:
                 return False
         return True
 
     def _is_read_by_others(self, tensor: torch.Tensor, own: Audience) -> bool:
-        memory = memory_of(tensor)
+        memory = self._memory(tensor)
         return memory not in self._state and not self._readers.get(memory, own) <= own
 
     def _check_write(self, func: Callable[..., Any], tensor: torch.Tensor, own: Audience) -> None:
-        memory = memory_of(tensor)
+        memory = self._memory(tensor)
         # A moving average that is scaled once and added to by every stream would be none.
         if self._is_read_by_others(tensor, own) or self._writers.get(memory, own) != own:
             raise SharedWriteError(f"a call of `{_name(func)}` writes for one task into what others read")
@@ -316,7 +322,7 @@ class EqualCalls(TorchFunctionMode):
         """Refuse to read what an earlier pass has written over already, but this one not yet."""
         if not self._past or not self._written_in_common:
             return
-        for memory in map(memory_of, tensors):
+        for memory in map(self._memory, tensors):
             written = self._written_in_common.get(memory, 0)
             if written and memory not in self._state and self._writes.get(memory, 0) != written:
                 raise SharedWriteError(f"a call of `{_name(func)}` reads for one task what is written over later")
@@ -325,7 +331,7 @@ class EqualCalls(TorchFunctionMode):
         """Let later passes have a tensor of their own instead of one to which this pass does what no call tells."""
         if len(self._everyone) == 1:
             return
-        memory = memory_of(tensor)
+        memory = self._memory(tensor)
         for known in [known for known in self._known.values() if known.memory == memory]:
             if known.made_by is None:
                 continue
@@ -333,20 +339,44 @@ class EqualCalls(TorchFunctionMode):
                 raise SharedWriteError(f"a call of `{_name(func)}` changes for one task what others read")
             known.made_by.alone = True
 
-    def _stand_in_for(self, tensor: torch.Tensor) -> None:
-        """Give this pass a copy of its own of a tensor that it is about to write to."""
-        memory = memory_of(tensor)
-        holders = [known.tensor for known in self._known.values() if known.memory == memory]
-        if memory in self._viewed or len(holders) > 1 or holders[0] is not tensor:
+    def _leave_copy(self, tensor: torch.Tensor) -> None:
+        """Leave a copy of a shared tensor to later passes, since this one is about to write to it."""
+        known, memory = self._known.get(id(tensor)), self._memory(tensor)
+        if known is None or memory in self._viewed or sum(k.memory == memory for k in self._known.values()) > 1:
             raise SharedWriteError("it writes for one task into a tensor that has views")
-        copied = tensor.clone()
-        self._stand_ins[id(tensor)] = copied
-        self._own.add([tensor], [copied], ())
+        if known.made_in != self._task and (known.made_in != "" or self._past):
+            raise SharedWriteError("it writes for one task into what earlier ones have read")
+        # What is left to this pass is in its own hands from now on.
+        del self._known[id(tensor)]
+        self._own.add([tensor], [tensor], ())
+        self._renamed[memory_of(tensor)] = next(self._names)
+        if known.audience <= self._past | {self._task}:
+            return
+        with torch.set_grad_enabled(tensor.requires_grad):
+            known.tensor = tensor.clone()
+        known.history, known.made_in = _history(known.tensor), ""
+        self._known[id(known.tensor)] = known
+        self._renamed[memory_of(known.tensor)] = memory
+        for key, (original, copied) in self._copies.items():
+            if copied is tensor:
+                self._copies[key] = original, known.tensor
+        self._copies[id(tensor)] = tensor, known.tensor
 
-    def _with_stand_ins(self, value: Any) -> Any:
-        if not self._stand_ins:
-            return value
-        return tree_map(lambda leaf: self._stand_ins.get(id(leaf), leaf), value)
+    def handed(self, value: Any) -> Any:
+        """What this pass has in place of something that it has in common with others."""
+        return tree_map(self._handed, value) if self._copies else value
+
+    def _handed(self, leaf: object) -> object:
+        if id(leaf) not in self._copies:
+            return leaf
+        _, copied = self._copies[id(leaf)]
+        known = self._known[id(copied)]
+        known.made_in = known.made_in or self._task
+        return copied
+
+    def _memory(self, tensor: torch.Tensor) -> int:
+        memory = memory_of(tensor)
+        return self._renamed.get(memory, memory) if self._renamed else memory
 
     def _key(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> object:
         parts = (func, self._keys_of(args), self._key_of(kwargs) if kwargs else (), self._modes())
@@ -369,7 +399,7 @@ class EqualCalls(TorchFunctionMode):
         for value in values:
             known = self._known.get(id(value))
             if known is not None and known.tensor is value:
-                found.append((id(value), self._writes.get(known.memory, 0)))
+                found.append((known.name, self._writes.get(known.memory, 0)))
             elif value is None or value is True or value is False:
                 found.append(value)
             else:

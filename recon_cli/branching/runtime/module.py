@@ -204,7 +204,7 @@ class BranchedModel(nn.Module):
             for task in tasks:
 
                 def run(task: str = task) -> Any:
-                    return self._views[task](*_unpacked(args), **_unpacked(kwargs))
+                    return self._views[task](*_unpacked(calls.handed(args)), **_unpacked(calls.handed(kwargs)))
 
                 def kept_of(output: Any, task: str = task) -> list[Any]:
                     found = (kept if task == tasks[0] else output_of)(output, self.task_names, task)
