@@ -300,3 +300,25 @@ class WritesToOutputs(nn.Module):
 
 def test_what_was_written_to_is_returned_in_any_form(tmp_path):
     assert check(WritesToOutputs(), tmp_path).engine.name == "calls"
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_dropout_under_checkpointing_has_the_same_mask_forwards_and_backwards(tmp_path, reentrant):
+    def trunk(net, x):
+        def noisy(h):
+            return net.behind(nn.functional.dropout(h, 0.5))
+
+        return net.split(checkpoint(noisy, net.before(x), use_reentrant=reentrant))
+
+    torch.manual_seed(0)
+    model = Network(trunk).double()
+    branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path))
+    outputs = branched(inputs())
+    weight, bias = (branched.get_parameter(f"behind.{name}") for name in ("weight", "bias"))
+    for task in TASKS:
+        branched.zero_grad()
+        outputs[task].sum().backward(retain_graph=True)
+        # The output is linear in the weight.
+        split = branched.get_submodule(f"split.tasks.{task}")
+        rest = branched.get_submodule(f"heads.{task}")(split(bias)).sum() * len(inputs())
+        torch.testing.assert_close((weight * weight.grad).sum() + rest, outputs[task].sum())

@@ -48,12 +48,16 @@ class Before:
     """What a run may change besides its outputs, as it was before the run: buffers, and the random numbers to come."""
 
     def __init__(self, model: nn.Module) -> None:
+        # A network may put another tensor in a buffer's place.
+        self._registries = [(module._buffers, dict(module._buffers)) for module in model.modules()]
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
         self._random = torch.get_rng_state()
         self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
     def restore(self) -> None:
         """Make it so again."""
+        for registry, held in self._registries:
+            registry.update(held)
         for buffer, value in self._buffers:
             # An earlier run may need it for its backward pass, and a write would be counted.
             if not torch.equal(buffer, value):

@@ -73,8 +73,8 @@ class _Call:
     """A call that was run, and that later passes may take for their own.
 
     :ivar written: the memory that it wrote to.
-    :ivar alone: whether what it gave was changed in a way that no call tells of, as by `autograd.Function`, which makes
-        the outcome of the calls inside it its own.
+    :ivar alone: whether later passes have to run it themselves, because what it gave was changed in a way that no call
+        tells of, as by `autograd.Function`, which makes the outcome of the calls inside it its own.
     """
 
     result: Any
@@ -126,6 +126,7 @@ class EqualCalls(TorchFunctionMode):
         self._written_in_common: Counter[int] = Counter()
         self._writers: dict[int, Audience] = {}
         self._task = ""
+        self._has_gradients = False
         self._past: Audience = frozenset()
         # The network's code may catch any exception, but not these.
         self._refused: SharedWriteError | NeededError | None = None
@@ -155,6 +156,7 @@ class EqualCalls(TorchFunctionMode):
         :raises NeededError: if it needs a call that was left out.
         """
         self._begin(task)
+        self._has_gradients = torch.is_grad_enabled()
         try:
             with self:
                 output = run()
@@ -249,6 +251,8 @@ class EqualCalls(TorchFunctionMode):
         if len(audience) == 1:
             return self._run_alone(func, args, kwargs, tensors, audience)
         self._check_content(func, tensors)
+        # Reentrant checkpointing computes it once more, from the random numbers of this pass.
+        drawn = _random_state() if self._has_gradients and not torch.is_grad_enabled() else None
         result, written = _run(func, args, kwargs, tensors)
         results = tensors_in(result)
         if not results and not written:
@@ -261,6 +265,7 @@ class EqualCalls(TorchFunctionMode):
             if memory in self._state:
                 self._writers[memory] = audience
         call = _Call(result, tuple(self._memory(tensor) for tensor in written))
+        call.alone = drawn is not None and not all(map(torch.equal, drawn, _random_state()))
         self._calls[key] = call
         for tensor in (*written, *results):
             known = self._known.get(id(tensor))
@@ -451,6 +456,11 @@ def _history(tensor: torch.Tensor) -> object:
     except RuntimeError:
         # One of several views of something that was written to; to use it is an error of the network's own.
         return None
+
+
+def _random_state() -> list[torch.Tensor]:
+    state = [torch.get_rng_state()]
+    return [*state, torch.cuda.get_rng_state()] if torch.cuda.is_available() else state
 
 
 def _new_in(result: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
