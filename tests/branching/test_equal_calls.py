@@ -322,3 +322,31 @@ def test_dropout_under_checkpointing_has_the_same_mask_forwards_and_backwards(tm
         split = branched.get_submodule(f"split.tasks.{task}")
         rest = branched.get_submodule(f"heads.{task}")(split(bias)).sum() * len(inputs())
         torch.testing.assert_close((weight * weight.grad).sum() + rest, outputs[task].sum())
+
+
+class Counts(nn.Module):
+    """Puts another tensor in its buffer's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("number", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.number = self.number + 1
+        return x * self.number
+
+
+def test_a_run_that_is_begun_anew_counts_as_one(tmp_path):
+    class Model(Network):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: writes_beside_a_view(net, net.counts(x)))
+            self.counts = Counts()
+
+    model = Model().double()
+    manifest = manifest_of(model, ["split"], TASKS, tmp_path)
+    passes, auto = (recon_cli.branch(copy.deepcopy(model), manifest, engine) for engine in ("passes", "auto"))
+    expected = passes(inputs())
+    with pytest.warns(UserWarning, match="once for every task"):
+        found = auto(inputs())
+    assert auto.counts.number == passes.counts.number == 2
+    assert all(torch.equal(found[task], expected[task]) for task in TASKS)
