@@ -350,3 +350,19 @@ def test_a_run_that_is_begun_anew_counts_as_one(tmp_path):
         found = auto(inputs())
     assert auto.counts.number == passes.counts.number == 2
     assert all(torch.equal(found[task], expected[task]) for task in TASKS)
+
+
+def test_nothing_is_left_out_where_a_run_could_not_be_begun_anew(tmp_path):
+    class Model(Network):
+        """Doubles its input; when it is negative, one output needs the other."""
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x.mul_(2)
+            outputs = super().forward(x)
+            return outputs if x[0, 0] > 0 else {"a": outputs["a"], "b": outputs["b"] + outputs["a"]}
+
+    model = Model(lambda net, x: net.split(x)).double()
+    branched = recon_cli.branch(copy.deepcopy(model), manifest_of(model, ["split"], TASKS, tmp_path))
+    for sign in (1, 1, -1):
+        found, expected = branched(sign * inputs()), model(sign * inputs())
+        assert all(torch.equal(found[task], expected[task]) for task in TASKS)

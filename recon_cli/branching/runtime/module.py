@@ -170,6 +170,7 @@ class BranchedModel(nn.Module):
         """
         key = (tasks, torch.is_grad_enabled(), *self._circumstances(), *_shapes((args, kwargs)))
         needless = self._needless.get(key)
+        versions = _versions((args, kwargs))
         calls = self._watched(tasks, needless)
         try:
             outputs = self._run(calls, tasks, args, kwargs, kept)
@@ -183,7 +184,8 @@ class BranchedModel(nn.Module):
             outputs = self._run(calls, tasks, args, kwargs, kept)
         if len(self._needless) >= _REMEMBERED:
             self._needless.clear()
-        return outputs, {key: calls} if needless is None else {}
+        # A run that has written to its inputs could not be begun anew.
+        return outputs, {key: calls} if needless is None and _versions((args, kwargs)) == versions else {}
 
     def _run(
         self,
