@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -366,3 +367,68 @@ def test_nothing_is_left_out_where_a_run_could_not_be_begun_anew(tmp_path):
     for sign in (1, 1, -1):
         found, expected = branched(sign * inputs()), model(sign * inputs())
         assert all(torch.equal(found[task], expected[task]) for task in TASKS)
+
+
+class NormedHeads(nn.Module):
+    """A layer, and a norm in every head."""
+
+    def __init__(self, momentum: float | None, tasks: tuple[str, ...]) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: self.head(momentum) for task in tasks})
+
+    def head(self, momentum: float | None) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, momentum=momentum), nn.Linear(4, 1))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.first(x)
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+def together(manifest: Manifest, *tasks: str) -> Manifest:
+    """The only split layer with one branch for these tasks together, and one for each other."""
+    content = manifest.model_dump(mode="json")
+    branches = {task: [task] for task in manifest.tasks if task not in tasks[1:]} | {tasks[0]: list(tasks)}
+    content["layers"][0]["branches"] = [{"id": first, "tasks": held} for first, held in branches.items()]
+    for record in content["tensors"]:
+        for task in tasks[1:] if record.get("copies") else ():
+            del record["copies"][task]
+    return Manifest.model_validate_json(json.dumps(content))
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("group", ["ab", "ac", "bc", "a"])
+def test_a_norm_in_a_head_counts_its_own_tasks_batches_alone(tmp_path, engine, momentum, group):
+    torch.manual_seed(0)
+    tasks = ("a", "b", "c")
+    model = NormedHeads(momentum, tasks).double().train()
+    manifest = together(manifest_of(model, ["first"], tasks, tmp_path), *group)
+    branched = recon_cli.branch(copy.deepcopy(model), manifest, engine)
+    move_apart(branched)
+    separate = separate_networks(model, branched, manifest)
+    for number in range(3):
+        gradients(branched, tasks, (inputs() + number,))
+        for network in separate.values():
+            network(inputs() + number)
+    for task, network in separate.items():
+        for buffer, value in network.heads[task][1].named_buffers():
+            torch.testing.assert_close(branched.state_dict()[f"heads.{task}.1.{buffer}"], value)
+
+
+def test_an_average_over_all_batches_is_one_over_those_of_all_streams(tmp_path):
+    class Model(Network):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: net.norm(net.split(x)))
+            self.norm = nn.BatchNorm1d(4, momentum=None)
+
+    torch.manual_seed(0)
+    model = Model().double().train()
+    branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path))
+    move_apart(branched)
+    means = []
+    with pytest.warns(UserWarning, match="counts the batches once"):
+        for number in range(3):
+            branched(inputs() + number)
+            means += [branched.get_submodule(f"split.tasks.{task}")(inputs() + number).mean(0) for task in TASKS]
+    torch.testing.assert_close(branched.norm.running_mean, torch.stack(means).mean(0))

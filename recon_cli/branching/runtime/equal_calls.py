@@ -90,6 +90,8 @@ class EqualCalls(TorchFunctionMode):
     :param parameters: the parameters of the network.
     :param buffers: its buffers; every pass may write to them, and to the parameters.
     :param takes_back: whether what a pass writes into buffers of other tasks' parts of the network is undone.
+    :param counters: the id of each buffer that counts the updates of another one -> the id of that one.
+    :param averages: the ids of the buffers that are averages over all batches, as their counters count them.
     :param needless: for each task, the calls of its pass that are left out; None if they are to be learned.
     """
 
@@ -101,6 +103,8 @@ class EqualCalls(TorchFunctionMode):
         buffers: Iterable[torch.Tensor],
         *,
         takes_back: bool,
+        counters: Mapping[int, int],
+        averages: frozenset[int],
         needless: Mapping[str, Mapping[int, NeedlessCall]] | None,
     ) -> None:
         super().__init__()
@@ -111,6 +115,9 @@ class EqualCalls(TorchFunctionMode):
         self._state_ids = frozenset(map(id, state))
         self._state = frozenset(map(memory_of, state))
         self._buffers = buffers if takes_back else ()
+        self._counters = counters
+        self._averages = averages
+        self._changed: frozenset[int] = frozenset()
         self._needless = needless
         self._ended: dict[str, OwnCalls] = {}
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -134,7 +141,9 @@ class EqualCalls(TorchFunctionMode):
 
     def _begin(self, task: str) -> None:
         self._task = task
-        self._own = OwnCalls(self._buffers, (self._needless or {}).get(task), learns=self._needless is None)
+        self._own = OwnCalls(
+            self._buffers, (self._needless or {}).get(task), counters=self._counters, learns=self._needless is None
+        )
         self._writes: Counter[int] = Counter()
         self._seen: dict[object, int] = {}
         # Memory of several passes that something of this pass alone is a view of.
@@ -146,11 +155,18 @@ class EqualCalls(TorchFunctionMode):
             if isinstance(tensor, torch.Tensor) and id(tensor) not in self._known:
                 self._add(tensor, self._everyone, None)
 
-    def run_pass(self, task: str, run: Callable[[], Any], kept_of: Callable[[Any], Sequence[object]]) -> Any:
+    def run_pass(
+        self,
+        task: str,
+        run: Callable[[], Any],
+        kept_of: Callable[[Any], Sequence[object]],
+        output_of: Callable[[Any, str], object],
+    ) -> Any:
         """Run the pass of one task.
 
         :param run: runs the network.
         :param kept_of: what is kept of what the network returns.
+        :param output_of: what it returns for a task.
         :returns: what the network returns.
         :raises SharedWriteError: if the pass writes to what other passes read.
         :raises NeededError: if it needs a call that was left out.
@@ -166,7 +182,12 @@ class EqualCalls(TorchFunctionMode):
             raise
         if self._refused is not None:
             raise self._refused
-        self._own.end(kept_of(output), lambda tensor: id(tensor) in self._known)
+        changed = self._own.end(
+            kept_of(output), lambda task: output_of(output, task), lambda tensor: id(tensor) in self._known
+        )
+        if not self._averages.isdisjoint(changed & self._changed):
+            raise SharedWriteError("it averages over what differs from task to task, and counts the batches once")
+        self._changed |= changed
         self._ended[task] = self._own
         self._past |= {task}
         return output
@@ -211,7 +232,7 @@ class EqualCalls(TorchFunctionMode):
                 self._writes.update(call.written)
                 # Lists are the caller's own.
                 return tree_map(lambda leaf: leaf, result) if isinstance(result, (list, dict)) else result
-        return self._run_common(key, func, args, kwargs, tensors, audience - self._past)
+        return self._run_common(key, func, args, kwargs, tensors, audience)
 
     def _run_alone(
         self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], own: Audience
@@ -248,13 +269,20 @@ class EqualCalls(TorchFunctionMode):
         audience: Audience,
     ) -> Any:
         """Run a call for this pass and for later ones."""
+        is_partial = bool(self._buffers) and audience != self._everyone
+        tasks, audience = audience, audience - self._past
         if len(audience) == 1:
             return self._run_alone(func, args, kwargs, tensors, audience)
         self._check_content(func, tensors)
+        before = self._own.state_before(tensors) if is_partial else []
         # Reentrant checkpointing computes it once more, from the random numbers of this pass.
         drawn = _random_state() if self._has_gradients and not torch.is_grad_enabled() else None
         result, written = _run(func, args, kwargs, tensors)
         results = tensors_in(result)
+        if is_partial:
+            changed = [(tensor, memory_of(tensor)) for tensor in written]
+            silent = _writes_silently(func)
+            self._own.add(tensors, _new_in(result, tensors), changed, before, silent=silent, tasks=tasks)
         if not results and not written:
             return result
         for tensor in written:

@@ -212,7 +212,10 @@ class BranchedModel(nn.Module):
                     found = (kept if task == tasks[0] else output_of)(output, self.task_names, task)
                     return found if isinstance(found, list) else [found]
 
-                outputs[task] = calls.run_pass(task, run, kept_of)
+                def part_of(output: Any, task: str) -> Any:
+                    return output_of(output, self.task_names, task)
+
+                outputs[task] = calls.run_pass(task, run, kept_of, part_of)
         for task in tasks:
             self._adopt_buffers(task)
         return outputs
@@ -234,7 +237,17 @@ class BranchedModel(nn.Module):
             for tensor in part.tensors():
                 audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
         trains = any(module.training for module in self.modules())
-        return EqualCalls(tasks, audiences, self.parameters(), self.buffers(), takes_back=trains, needless=needless)
+        norms = [module for module in self.modules() if module._buffers.get("num_batches_tracked") is not None]
+        return EqualCalls(
+            tasks,
+            audiences,
+            self.parameters(),
+            self.buffers(),
+            takes_back=trains,
+            counters={id(norm.num_batches_tracked): id(norm._buffers.get("running_mean")) for norm in norms},
+            averages=frozenset(id(norm.running_mean) for norm in norms if getattr(norm, "momentum", 0) is None),
+            needless=needless,
+        )
 
     def _by_passes(self, tasks: Sequence[str], args: Any, kwargs: Any) -> dict[str, Any]:
         """Run the passes without looking at their calls."""

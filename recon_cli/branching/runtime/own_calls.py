@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -18,10 +18,20 @@ from torch.utils.weak import TensorWeakRef
 from recon_cli.branching.runtime.needless import VALUELESS, NeededError, NeedlessCall
 
 
+class _Write(NamedTuple):
+    """A call that may have written to a buffer, with what the buffer held before."""
+
+    number: int
+    buffer: torch.Tensor
+    value: torch.Tensor
+    tasks: frozenset[str]
+
+
 class OwnCalls:
     """What each call of a pass was computed from, and what it wrote into the network's buffers.
 
     :param buffers: the buffers that the pass may write to; none if nothing is taken back.
+    :param counters: the id of each buffer that counts the updates of another one -> the id of that one.
     :param needless: the calls that are left out, by their numbers.
     :param learns: whether calls are described, so that they can be left out of later runs.
     """
@@ -31,6 +41,7 @@ class OwnCalls:
         buffers: Iterable[torch.Tensor] = (),
         needless: Mapping[int, NeedlessCall] | None = None,
         *,
+        counters: Mapping[int, int] | None = None,
         learns: bool = False,
     ) -> None:
         self._needless = needless or {}
@@ -39,10 +50,11 @@ class OwnCalls:
         self._read: set[int] = set()
         self._live: set[int] | None = None
         self._buffers = {id(buffer): buffer for buffer in buffers}
+        self._counters = counters or {}
         self._made_by: dict[int, tuple[TensorWeakRef, int]] = {}
         self._writers: dict[int, int] = {}
         self._parents: list[frozenset[int]] = []
-        self._before: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self._before: list[_Write] = []
         self._is_complete = True
         self._is_traced = True
 
@@ -89,9 +101,9 @@ class OwnCalls:
             self._read.add(number)
 
     def state_before(self, tensors: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The buffers among a call's arguments with their values, if it computes from other tensors as well."""
+        """The buffers among a call's arguments with their values, if it counts or has other arguments."""
         buffers = [tensor for tensor in tensors if id(tensor) in self._buffers]
-        if len(buffers) == len(tensors):
+        if len(buffers) == len(tensors) and not any(id(buffer) in self._counters for buffer in buffers):
             return []
         return [(buffer, buffer.detach().clone()) for buffer in buffers]
 
@@ -103,12 +115,14 @@ class OwnCalls:
         before: Iterable[tuple[torch.Tensor, torch.Tensor]] = (),
         *,
         silent: bool = False,
+        tasks: frozenset[str] = frozenset(),
     ) -> None:
         """Note a call.
 
         :param written: the tensors that it is known to have written to, with the memory of each.
         :param before: what `state_before` gave.
         :param silent: whether it may have written to all of these as well.
+        :param tasks: the tasks that it was run for, if they are several.
         """
         number = len(self._parents)
         parents = {self._maker(tensor) for tensor in arguments}
@@ -121,13 +135,25 @@ class OwnCalls:
         for tensor, memory in written:
             changed.add(id(tensor))
             self._writers[memory] = number
-        self._before += [(number, buffer, value) for buffer, value in before if silent or id(buffer) in changed]
+            if not before and not self.made(tensor):
+                # It is there after the pass.
+                self._read.add(number)
+        self._before += [
+            _Write(number, buffer, value, tasks) for buffer, value in before if silent or id(buffer) in changed
+        ]
 
-    def end(self, output: Sequence[object], is_known: Callable[[torch.Tensor], bool]) -> None:
+    def end(
+        self,
+        output: Sequence[object],
+        output_of: Callable[[str], object],
+        is_known: Callable[[torch.Tensor], bool],
+    ) -> frozenset[int]:
         """End the pass: undo what was written into buffers by calls that the task's output does not come from.
 
         :param output: what is kept of what the network returned.
+        :param output_of: what it returned for a task.
         :param is_known: whether a tensor is the same in several passes.
+        :returns: the ids of the buffers in which it has left something.
         :raises NeededError: if it comes from a call that was left out.
         """
         tensors = []
@@ -139,17 +165,21 @@ class OwnCalls:
             elif leaf is not None and not isinstance(leaf, (bool, int, float, complex, str)):
                 # It may hold tensors that are not seen.
                 self._is_complete = False
-        needed = {self._maker(tensor) for tensor in tensors} | {self._writers.get(memory_of(t)) for t in tensors}
-        numbers = [number for number in needed if number is not None]
+        numbers = self._makers(tensors)
         if not numbers or not self._is_complete:
             if self._needless:
                 raise NeededError
-            return
+            return frozenset(id(write.buffer) for write in self._before)
         self._live = self._sources(numbers)
         self._live |= self._effects(self._live)
         if not self._live.isdisjoint(self._needless):
             raise NeededError
-        self._take_back(self._live)
+        live = {frozenset[str](): self._live}
+        for tasks in {write.tasks for write in self._before} - live.keys():
+            # What was run for several tasks is for the outputs of all of them.
+            live[tasks] = self._sources(self._makers(tensors_in([output_of(task) for task in tasks])))
+            live[tasks] |= self._effects(live[tasks])
+        return self._take_back(live)
 
     def needless(self) -> Mapping[int, NeedlessCall]:
         """The calls of the pass that may be left out of later runs; for after its outputs have been dropped."""
@@ -182,7 +212,9 @@ class OwnCalls:
         for parents in self._parents:
             children.update(parents)
         found: set[int] = set()
-        for number in {number for number, _, _ in self._before if number not in live and not children[number]}:
+        for number in {write.number for write in self._before} - live:
+            if children[number]:
+                continue
             chain = {number}
             pending = list(self._parents[number])
             while pending:
@@ -195,12 +227,17 @@ class OwnCalls:
                 found |= chain
         return found
 
-    def _take_back(self, live: set[int]) -> None:
-        used = {id(buffer) for number, buffer, _ in self._before if number in live}
-        for _, buffer, value in reversed(self._before):
-            if id(buffer) not in used:
+    def _take_back(self, live: Mapping[frozenset[str], set[int]]) -> frozenset[int]:
+        used = frozenset(id(write.buffer) for write in self._before if write.number in live[write.tasks])
+        for write in reversed(self._before):
+            if self._counters.get(id(write.buffer), id(write.buffer)) not in used:
                 # As little counted as what it undoes: batch normalisation keeps its buffers for the backward pass.
-                buffer.data.copy_(value)
+                write.buffer.data.copy_(write.value)
+        return used
+
+    def _makers(self, tensors: Sequence[torch.Tensor]) -> set[int]:
+        found = {self._maker(tensor) for tensor in tensors} | {self._writers.get(memory_of(t)) for t in tensors}
+        return {number for number in found if number is not None}
 
     def _maker(self, tensor: torch.Tensor) -> int | None:
         found = self._made_by.get(id(tensor))
