@@ -1,0 +1,102 @@
+"""Which operations of a graph belong to which task: those that its outputs need, and those that keep its state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Graph, Node
+
+from recon_cli.branching.programs.memory import GraphMemory
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Whose state a graph's inputs are.
+
+    :ivar owners: for every input that is a parameter, a buffer or a constant, the module that holds it.
+    :ivar branches: for every input of a split layer, the branch that each task uses.
+    :ivar updates: pairs of a value that becomes a buffer's new one when the graph has run, and the buffer.
+    """
+
+    owners: Mapping[Node, str]
+    branches: Mapping[Node, Mapping[str, str]]
+    updates: Sequence[tuple[Node, Node]] = field(default=())
+
+
+def live_nodes(
+    graph: Graph, memory: GraphMemory, outputs: Mapping[str, Collection[Node]], ownership: Ownership
+) -> dict[str, set[Node]]:
+    """The nodes that each task's stream consists of.
+
+    These are the nodes from which the task's outputs are computed, with those that write into what they read; and the
+    effects: nodes that write into the program's state or inputs, or check something, though nothing reads them. An
+    effect belongs to the tasks from whose values alone it is computed. One that is computed from state alone, such as
+    the counter of a BatchNorm, belongs to the tasks that use the module of that state. What then belongs to no task
+    belongs to all.
+
+    :param outputs: for each task, the nodes of its outputs.
+    """
+    live = {task: _slice(graph, memory, found, ()) for task, found in outputs.items()}
+    anywhere = set().union(*live.values())
+    used = {task: _owners_used(nodes, ownership) for task, nodes in live.items()}
+    effects = [(node, memory.written(node)) for node in graph.nodes if _is_effect(node, memory)]
+    effects += [(value, [buffer]) for value, buffer in ownership.updates]
+    wanted: dict[str, list[Node]] = {task: [] for task in outputs}
+    for node, written in effects:
+        sources = _sources(node, anywhere)
+        if sources:
+            tasks = [task for task in outputs if sources <= live[task]]
+        else:
+            state = {ownership.owners.get(storage) for value in written for storage in memory.storages(value)}
+            tasks = [task for task in outputs if state & used[task]]
+        if not tasks and node not in anywhere:
+            tasks = list(outputs)
+        for task in tasks:
+            wanted[task].append(node)
+    return {task: _slice(graph, memory, found, wanted[task]) for task, found in outputs.items()}
+
+
+def _slice(graph: Graph, memory: GraphMemory, outputs: Iterable[Node], effects: Iterable[Node]) -> set[Node]:
+    """The nodes that some need, with those that write into what is read after them."""
+    outputs = list(outputs)
+    live: set[Node] = set()
+    wanted = {*outputs, *effects}
+    read = {storage for node in outputs for storage in memory.storages(node)}
+    for node in reversed(graph.nodes):
+        if node in wanted or any(memory.storages(value) & read for value in memory.written(node)):
+            live.add(node)
+            wanted.update(node.all_input_nodes)
+            for value in memory.read(node):
+                read |= memory.storages(value)
+    return live
+
+
+def _is_effect(node: Node, memory: GraphMemory) -> bool:
+    """Whether a node does something that does not show in the values of a graph."""
+    if isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns:
+        return True
+    written = {storage for value in memory.written(node) for storage in memory.storages(value)}
+    return any(storage.op == "placeholder" for storage in written)
+
+
+def _sources(node: Node, live: set[Node]) -> set[Node]:
+    """The nearest live operations that a node is computed from; itself if it is one."""
+    found: set[Node] = set()
+    seen = {node}
+    waiting = [node]
+    while waiting:
+        nearest = waiting.pop()
+        if nearest in live and nearest.op != "placeholder":
+            found.add(nearest)
+            continue
+        for source in nearest.all_input_nodes:
+            if source not in seen:
+                seen.add(source)
+                waiting.append(source)
+    return found
+
+
+def _owners_used(live: set[Node], ownership: Ownership) -> set[str | None]:
+    return {ownership.owners[value] for node in live for value in node.all_input_nodes if value in ownership.owners}

@@ -1,0 +1,156 @@
+"""What the operations of a graph write to, and which of its values may lie in the same memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from functools import cached_property
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_leaves
+
+_STATISTICS = {
+    "batch_norm": ((3, 4), 5), "instance_norm": ((3, 4), 5), "native_batch_norm": ((3, 4), 5),
+    "_native_batch_norm_legit": ((3, 4), 5), "cudnn_batch_norm": ((3, 4), 5), "miopen_batch_norm": ((3, 4), 5),
+}  # fmt: skip
+"""ATen's operations with running statistics: the positions of these and of the argument that is true when they train.
+
+The schemas of most do not say that they write to them.
+"""
+
+_EVALUATING = {
+    "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2,
+}  # fmt: skip
+"""Operations that return their input itself unless the argument at this position is true; their schemas do not say."""
+
+_VIEWING = {"atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid"}
+"""Operations that return views of their inputs although their schemas do not say so."""
+
+
+class GraphMemory:
+    """The memory of a graph's values.
+
+    :param graph: in topological order, as every graph of `torch.fx` is.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._storages: dict[Node, frozenset[Node]] = {}
+        for node in graph.nodes:
+            shared = [self._storages[source] for source in self._aliased(node)]
+            self._storages[node] = frozenset().union(*shared) if shared else frozenset([node])
+
+    def storages(self, node: Node) -> frozenset[Node]:
+        """The nodes that have allocated what a node's value may lie in; itself if it is new memory."""
+        return self._storages[node]
+
+    def aliases(self, storage: Node) -> list[Node]:
+        """The nodes whose values may lie in the memory that a node has allocated, in the graph's order."""
+        return [node for node in self._graph.nodes if storage in self._storages[node]]
+
+    def written(self, node: Node) -> list[Node]:
+        """The inputs whose values a node writes to."""
+        if node.op != "call_function":
+            return []
+        if isinstance(node.target, torch._ops.OpOverload):
+            declared = [value for value, is_written in _aliases(node) if is_written]
+            return list(dict.fromkeys([*declared, *statistics(node)]))
+        return [operand for operand, inner in self._operands(node) if inner]
+
+    def read(self, node: Node) -> list[Node]:
+        """The inputs on which a node's value depends."""
+        moved = statistics(node)
+        return [value for value in node.all_input_nodes if value not in moved]
+
+    def is_view(self, node: Node) -> bool:
+        """Whether a node does nothing but look at its inputs' memory in another way."""
+        is_operation = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
+        return is_operation and node not in self._storages[node] and not self.written(node)
+
+    def _aliased(self, node: Node) -> list[Node]:
+        if node.op != "call_function":
+            return []
+        if node.target is operator.getitem:
+            return node.all_input_nodes[:1]
+        if isinstance(node.target, torch._ops.OpOverload):
+            name = _name(node)
+            evaluates = name in _EVALUATING and not _argument(node, _EVALUATING[name])
+            if evaluates or name in _VIEWING:
+                return node.all_input_nodes
+            return [value for value, _ in _aliases(node)]
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            # What comes out of a graph may be what went into it.
+            return [operand for operand, _ in self._operands(node)]
+        return []
+
+    def _operands(self, node: Node) -> Iterator[tuple[Node, bool]]:
+        """What an operation that calls graphs hands to them, and whether one of them writes to it."""
+        graphs = [graph for source in node.all_input_nodes if (graph := self._called(source)) is not None]
+        written = {at for graph in graphs for at in graph}
+        leaves = tree_leaves(node.args)
+        first = max((at for at, leaf in enumerate(leaves) if self._is_graph(leaf)), default=-1) + 1
+        for at, leaf in enumerate(leaves[first:]):
+            if isinstance(leaf, Node):
+                yield leaf, at in written
+
+    def _is_graph(self, leaf: object) -> bool:
+        return isinstance(leaf, Node) and self._called(leaf) is not None
+
+    def _called(self, node: Node) -> set[int] | None:
+        """The positions of the inputs that the graph of a node writes to; None if the node is no graph."""
+        if node.op != "get_attr":
+            return None
+        if node not in self._graphs:
+            owner = self._graph.owning_module
+            found = None if owner is None else getattr(owner, str(node.target), None)
+            self._graphs[node] = _written_inputs(found.graph) if isinstance(found, GraphModule) else None
+        return self._graphs[node]
+
+    @cached_property
+    def _graphs(self) -> dict[Node, set[int] | None]:
+        return {}
+
+
+def statistics(node: Node) -> list[Node]:
+    """The running statistics that an operation moves, one step at a time: a BatchNorm's when it trains."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    if _name(node) not in _STATISTICS:
+        return []
+    places, trains = _STATISTICS[_name(node)]
+    if not _argument(node, trains):
+        return []
+    return [value for at in places if isinstance(value := _argument(node, at), Node)]
+
+
+def _written_inputs(graph: Graph) -> set[int]:
+    memory = GraphMemory(graph)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    written = {storage for node in graph.nodes for value in memory.written(node) for storage in memory.storages(value)}
+    return {at for at, node in enumerate(inputs) if node in written}
+
+
+def _aliases(node: Node) -> Iterator[tuple[Node, bool]]:
+    """The inputs that an operation's schema says it writes to or returns views of, and whether it writes."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    for at, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None:
+            value = node.args[at] if at < len(node.args) else node.kwargs.get(argument.name)
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, Node):
+                    yield leaf, argument.alias_info.is_write
+
+
+def _name(node: Node) -> str:
+    assert isinstance(node.target, torch._ops.OpOverload)
+    return str(node.target.overloadpacket.__name__)
+
+
+def _argument(node: Node, at: int) -> object:
+    """An argument of an operation, given by position or by name; None if it is left to its default."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    arguments = node.target._schema.arguments
+    if at < len(node.args):
+        return node.args[at]
+    return node.kwargs.get(arguments[at].name) if at < len(arguments) else None

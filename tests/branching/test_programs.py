@@ -1,0 +1,401 @@
+"""Exported programs forked at split layers, against the branched module and plain torch."""
+
+from __future__ import annotations
+
+import copy
+import io
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from recon_cli.artifacts.manifest import Branch, SplitLayer
+from recon_cli.branching.plan import BranchingPlan, plan_branching, split_per_task
+from recon_cli.branching.programs.exported import fork_program
+from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.errors import ReconError
+from recon_cli.layers.discovery import discover_layers
+from recon_cli.outputs import output_of
+from tests.branching.catalogue import AB, CATALOGUE
+from tests.branching.test_engines import WHERE, chosen, move_apart, shared_layers
+from tests.branching.test_module import loss_of
+from tests.experiment.programs import quietly
+
+FAST = ("basic blocks", "bottlenecks", "skips and unpooling", "vision transformer", "bert", "in place", "three tasks")
+UNTRACEABLE = ("decisions from data", "a dataclass")
+"""Networks that `torch.export` refuses."""
+
+
+def is_fast(name: str, mode: str, where: str) -> bool:
+    return name in FAST and (mode, where) in [("eval", "middle"), ("train", "early"), ("train", "late")]
+
+
+CASES = [
+    pytest.param(name, mode, where, marks=() if is_fast(name, mode, where) else pytest.mark.slow)
+    for name in CATALOGUE
+    if name not in UNTRACEABLE
+    for mode in ("eval", "train")
+    for where in WHERE
+]
+
+
+def export(model: nn.Module, inputs: tuple[Any, ...], *, dynamic: bool = False) -> ExportedProgram:
+    """A program with weights of its own, for any size of batch if it is to be dynamic."""
+    shapes = tuple({0: Dim("batch", min=2, max=64)} for _ in inputs) if dynamic else None
+    with quietly():
+        return torch.export.export(copy.deepcopy(model), inputs, dynamic_shapes=shapes)
+
+
+def reloaded(program: ExportedProgram) -> ExportedProgram:
+    """What plain torch reads of a program that is saved."""
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    return torch.export.load(file)
+
+
+@cache
+def exported(name: str, mode: str) -> tuple[nn.Module, tuple[Any, ...], ExportedProgram]:
+    """A network of the catalogue, its inputs, and its program as a file holds it."""
+    torch.manual_seed(2)
+    model = CATALOGUE[name].make().double().train(mode == "train")
+    inputs = CATALOGUE[name].inputs()
+    return model, inputs, reloaded(export(model, inputs))
+
+
+def plan_of(model: nn.Module, layers: list[str], tasks: tuple[str, ...]) -> BranchingPlan:
+    found = [layer for layer in discover_layers(model) if layer.name in layers]
+    split = [split_per_task(layer.name, layer.aliases, tasks) for layer in found]
+    return plan_branching(model.state_dict(), split, tasks)
+
+
+def assert_same_outputs(found: Any, expected: Any, tasks: tuple[str, ...]) -> None:
+    for task in tasks:
+        assert torch.equal(output_of(found, tasks, task), output_of(expected, tasks, task)), task
+
+
+def assert_same_state(found: nn.Module, expected: nn.Module) -> None:
+    state = expected.state_dict()
+    assert set(found.state_dict()) == set(state)
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def assert_same_gradients(found: nn.Module, expected: nn.Module) -> None:
+    """Compare gradients; a module lists a tied parameter once, a program each of its names with a part of it."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in expected.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    own = dict(found.named_parameters(remove_duplicate=False))
+    for parameter in expected.parameters():
+        parts = [grad for name in names[id(parameter)] if (grad := own[name].grad) is not None]
+        assert bool(parts) == (parameter.grad is not None), names[id(parameter)]
+        if parts:
+            torch.testing.assert_close(sum(parts), parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+def operations(program: ExportedProgram, name: str) -> int:
+    """How many operations of a kind a program has."""
+    return sum(name in str(node.target) for node in program.graph.nodes if node.op == "call_function")
+
+
+@pytest.mark.parametrize(("name", "mode", "where"), CASES)
+def test_a_forked_program_computes_what_the_branched_module_does(name, mode, where):
+    model, inputs, program = exported(name, mode)
+    tasks = CATALOGUE[name].tasks
+    plan = plan_of(model, chosen(shared_layers(copy.deepcopy(model), tasks, inputs), where), tasks)
+    forked = reloaded(fork_program(program, plan)).module()
+    branched = BranchedModel(copy.deepcopy(model), plan)
+    assert_same_outputs(forked(*inputs), copy.deepcopy(model)(*inputs), tasks)
+    branched(*inputs)
+    # Running statistics have moved alike, those of the trunk once.
+    assert_same_state(forked, branched)
+    move_apart(branched)
+    forked.load_state_dict(branched.state_dict())
+    found, expected = forked(*inputs), branched(*inputs)
+    assert_same_outputs(found, expected, tasks)
+    for output in (found, expected):
+        sum(loss_of(output, tasks, task) for task in tasks).backward()
+    assert_same_gradients(forked, branched)
+    assert_same_state(forked, branched)
+
+
+class Mixed(nn.Module):
+    """A trunk with BatchNorms, and a head for each of three tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.late, self.last = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in "abc"})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = torch.relu(self.norm(self.conv(x)))
+        x = torch.relu(self.last(self.late(x))).mean((2, 3))
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+def mixed(*, train: bool = True) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(2)
+    return Mixed().double().train(train), torch.rand(3, 1, 6, 6, dtype=torch.float64)
+
+
+ABC = ("a", "b", "c")
+
+
+def test_the_trunk_is_computed_once_and_its_statistics_move_once():
+    model, x = mixed()
+    program = export(model, (x,))
+    forked = fork_program(program, plan_of(model, ["late"], ABC))
+    assert operations(program, "conv2d") == 2
+    assert operations(forked, "conv2d") == 4
+    assert operations(forked, "batch_norm") == 4
+    # A task's stream ends in its own head.
+    assert operations(forked, "linear") == 3
+    module = forked.module()
+    module(x)
+    model(x)
+    state, expected = module.state_dict(), model.state_dict()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(state[f"norm.{name}"], expected[f"norm.{name}"])
+
+
+def test_groups_of_tasks_and_other_partitions_behind_them():
+    model, x = mixed(train=False)
+    layers = [
+        SplitLayer(name="conv", branches=(Branch(id="left", tasks=("a", "b")), Branch(id="right", tasks=("c",)))),
+        SplitLayer(name="late", branches=(Branch(id="x", tasks=("a",)), Branch(id="y", tasks=("b", "c")))),
+    ]
+    plan = plan_branching(model.state_dict(), layers, ABC)
+    forked = fork_program(export(model, (x,)), plan)
+    # Two streams through the first layer, three through the second.
+    assert operations(forked, "conv2d") == 2 + 3
+    module, branched = forked.module(), BranchedModel(model, plan)
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    assert_same_outputs(module(x), branched(x), ABC)
+
+
+def test_a_tasks_loss_reaches_its_own_branches_alone():
+    model, x = mixed()
+    module = reloaded(fork_program(export(model, (x,)), plan_of(model, ["conv", "last"], ABC))).module()
+    module(x)["b"].sum().backward()
+    reached = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    own = {"conv.tasks.b.weight", "conv.tasks.b.bias", "last.tasks.b.weight", "last.tasks.b.bias"}
+    shared = {"norm.weight", "norm.bias", "late.weight", "late.bias"}
+    assert reached == own | shared | {"heads.b.weight", "heads.b.bias"}
+
+
+@pytest.mark.parametrize("layer", ["conv", "norm", "last"])
+def test_any_size_of_batch(layer):
+    model, x = mixed()
+    program = export(model, (x,), dynamic=True)
+    plan = plan_of(model, [layer], ABC)
+    forked = reloaded(fork_program(reloaded(program), plan))
+    assert {str(each) for each in forked.range_constraints.values()} == {"VR[2, 64]"}
+    branched = BranchedModel(model, plan)
+    module = forked.module()
+    for size in (2, 7, 64):
+        x = torch.rand(size, 1, 6, 6, dtype=torch.float64)
+        assert_same_outputs(module(x), branched(x), ABC)
+    with pytest.raises(AssertionError):
+        module(torch.rand(65, 1, 6, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("layer", ["conv", "norm", "late", "last"])
+def test_functional_programs(layer, train):
+    model, x = mixed(train=train)
+    with quietly():
+        program = export(model, (x,)).run_decompositions({})
+        plan = plan_of(model, [layer], ABC)
+        module = reloaded(fork_program(program, plan)).module()
+    branched = BranchedModel(model, plan)
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    with torch.no_grad():
+        for _ in range(2):
+            found, expected = module(x), branched(x)
+            for task in ABC:
+                torch.testing.assert_close(found[task], expected[task], rtol=1e-12, atol=1e-12)
+    state = branched.state_dict()
+    for name, value in module.state_dict().items():
+        torch.testing.assert_close(value, state[name], rtol=1e-12, atol=1e-12)
+
+
+def test_the_source_is_left_alone_and_shares_what_is_not_split():
+    model, x = mixed()
+    program = export(model, (x,))
+    before = {name: value.clone() for name, value in program.state_dict.items()}
+    text = str(program.graph)
+    forked = fork_program(program, plan_of(model, ["conv"], ABC))
+    assert str(program.graph) == text
+    assert forked.state_dict["late.weight"] is program.state_dict["late.weight"]
+    with torch.no_grad():
+        forked.state_dict["conv.tasks.a.weight"].zero_()
+    assert all(torch.equal(value, before[name]) for name, value in program.state_dict.items())
+
+
+class Writing(nn.Module):
+    """Two tasks; what `write` does with the features of the trunk is part of it."""
+
+    def __init__(self, write: Any, **buffers: torch.Tensor) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in AB})
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+        self.write = write
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.write(self, self.first(x), x)
+        return {task: head(x) for task, head in self.heads.items()}
+
+
+def add_to_view(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    view = x[:, :2]
+    view += net.second(x.clone())[:, :2]
+    return x * 2
+
+
+def add_through_reshape(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    flat = x.reshape(-1)
+    flat.add_(net.second(x.clone()).reshape(-1))
+    flat.mul_(2)
+    return x
+
+
+def add_twice(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    early = x + 1
+    x.add_(net.second(x.clone()))
+    middle = x * 3
+    x.sub_(net.second(x.clone()))
+    return early + middle + x
+
+
+def count_batches(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    net.count.add_(1)
+    return net.second(x) * net.count
+
+
+def move_average(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    net.mean.copy_(0.9 * net.mean + 0.1 * net.first(x).detach().mean(0))
+    return net.second(x)
+
+
+@pytest.mark.parametrize(
+    ("write", "buffers"),
+    [
+        (add_to_view, {}),
+        (add_through_reshape, {}),
+        (add_twice, {}),
+        (count_batches, {"count": torch.zeros(())}),
+        (move_average, {"mean": torch.zeros(4)}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_is_written_in_place(write, buffers):
+    torch.manual_seed(2)
+    model = Writing(write, **buffers).double()
+    x = torch.rand(3, 4, dtype=torch.float64)
+    plan = plan_of(model, ["second"], AB)
+    module = reloaded(fork_program(export(model, (x,)), plan)).module()
+    branched = BranchedModel(model, plan, "passes" if not buffers else "calls")
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    found, expected = module(x), branched(x)
+    assert_same_outputs(found, expected, AB)
+    assert_same_state(module, branched)
+    for output in (found, expected):
+        sum(loss_of(output, AB, task) for task in AB).backward()
+    assert_same_gradients(module, branched)
+
+
+def write_average_of_streams(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    x = net.second(x)
+    net.mean.copy_(0.9 * net.mean + 0.1 * x.detach().mean(0))
+    return x
+
+
+def write_input(net: Writing, x: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    return given.add_(net.second(x).detach()) + x
+
+
+def write_into_an_old_copy(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    flat = x.reshape(-1)
+    x.mul_(2)
+    x.add_(net.second(x))
+    return x + flat.view(-1, 4)
+
+
+@pytest.mark.parametrize(
+    ("write", "buffers", "message"),
+    [
+        (
+            write_average_of_streams,
+            {"mean": torch.zeros(4)},
+            "updates the buffer `b_mean` of the root module from values",
+        ),
+        (write_input, {}, "into its input"),
+        (write_into_an_old_copy, {}, "of which it cannot be told what lies in it"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_cannot_be_forked_is_refused(write, buffers, message):
+    model = Writing(write, **buffers).double()
+    program = export(model, (torch.rand(3, 4, dtype=torch.float64),))
+    with pytest.raises(ReconError, match=message):
+        fork_program(program, plan_of(model, ["second"], AB))
+
+
+class Output(nn.Module):
+    """A network that returns what `form` makes of its two outputs."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__()
+        self.first, self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+        self.form = form
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.first(x)
+        return self.form(self.a(x), self.b(x))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (lambda a, b: {"a": a, "other": b}, "no key `b`"),
+        (lambda a, b: (a, b, a), "returns 3 outputs for 2 tasks"),
+        (lambda a, b: a + b, "returns one tensor for 2 tasks"),
+    ],
+)
+def test_outputs_that_do_not_fit_the_tasks_are_refused(form, message):
+    model = Output(form).double()
+    program = export(model, (torch.rand(3, 4, dtype=torch.float64),))
+    with pytest.raises(ReconError, match=message):
+        fork_program(program, plan_of(model, ["first"], AB))
+
+
+def test_several_outputs_for_a_task_and_others_that_belong_to_none():
+    model = Output(lambda a, b: {"b": {"logits": b, "parts": (b * 2, None, 3)}, "a": [a], "norm": a.norm() + b.norm()})
+    x = torch.rand(3, 4, dtype=torch.float64)
+    plan = plan_of(model.double(), ["first"], AB)
+    module = reloaded(fork_program(export(model, (x,)), plan)).module()
+    branched = BranchedModel(model, plan)
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    found, expected = module(x), branched(x)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    # They are computed in the first task's network.
+    assert found.keys() == expected.keys()
+
+
+def test_programs_that_write_their_inputs_when_they_have_run_are_refused():
+    model = Writing(write_input).double()
+    with quietly():
+        program = export(model, (torch.rand(3, 4, dtype=torch.float64),)).run_decompositions({})
+    with pytest.raises(ReconError, match="USER_INPUT_MUTATION"):
+        fork_program(program, plan_of(model, ["second"], AB))
