@@ -432,3 +432,23 @@ def test_an_average_over_all_batches_is_one_over_those_of_all_streams(tmp_path):
             branched(inputs() + number)
             means += [branched.get_submodule(f"split.tasks.{task}")(inputs() + number).mean(0) for task in TASKS]
     torch.testing.assert_close(branched.norm.running_mean, torch.stack(means).mean(0))
+
+
+def test_a_part_that_is_compiled_by_itself_is_run_as_it_was_written(tmp_path):
+    def refuse(graph, inputs):
+        raise AssertionError("it was compiled")
+
+    double = torch.compile(lambda x: x.mul_(2), backend=refuse)
+
+    def trunk(net, x):
+        h = net.before(x)
+        double(h)
+        return net.split(h)
+
+    model = Network(trunk).double()
+    plain = Network(lambda net, x: net.split(net.before(x) * 2)).double()
+    plain.load_state_dict(model.state_dict())
+    expected = plain(inputs())
+    branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path))
+    found = branched(inputs())
+    assert all(torch.equal(found[task], expected[task]) for task in TASKS)

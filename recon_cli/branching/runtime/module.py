@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -200,7 +202,7 @@ class BranchedModel(nn.Module):
         outputs: dict[str, Any] = {}
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
-        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients), _uncompiled():
             args, kwargs = tree_map(_counting, (args, kwargs))
             calls.know((args, kwargs))
             for task in tasks:
@@ -329,6 +331,12 @@ def plan_for(model: nn.Module, manifest: Manifest | SplitPlan) -> BranchingPlan:
                 f"but in this model it would be at {listed(plan.places[key])}"
             )
     return plan
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Parts of a network that are compiled by themselves run as they were written: no call inside could be seen."""
+    # What has not been imported has compiled nothing, and takes seconds to import.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _unpacked(inputs: Any) -> Any:
