@@ -43,8 +43,9 @@ def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine
     everything before the first split layer, and behind it every stream as far as it differs. In the trunk dropout draws
     one mask, and a BatchNorm updates its running statistics once. Behind a split, dropout draws a mask for every
     stream, and a BatchNorm that stays shared is updated by every stream in turn; of buffers that are replaced rather
-    than written to, the last stream's remains. A region under activation checkpointing, or other hooks on saved
-    tensors, runs once for every task, as does all behind it.
+    than written to, the last stream's remains. A region under activation checkpointing, other hooks on saved tensors,
+    or a transform such as `torch.func.jvp`, runs once for every task, as does all behind it; so does what the network
+    hooks, hands to numpy, or draws without gradients. What is compiled by itself inside the network runs uncompiled.
 
     `branched(x, tasks=["segmentation"])` computes the outputs of these tasks alone, and returns them in a dictionary.
     If the network's own `forward` takes an argument `tasks`, it is handed on instead.
