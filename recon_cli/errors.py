@@ -63,6 +63,20 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def describe(error: BaseException) -> str:
+    """An error of somebody else's code as one phrase: its type and the first line of its message."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # noqa: BLE001  (somebody else's `__str__`)
+        lines = []
+    # A worker process of a DataLoader and TorchScript send a whole traceback; the reason stands last.
+    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
+        return lines[-1]
+    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be written: Python's may hold halves of surrogate pairs."""
     if text.isascii():

@@ -35,6 +35,24 @@ class BranchingPlan:
     copies: Mapping[str, Mapping[str, str]]
     places: Mapping[str, tuple[str, ...]]
 
+    def behind(self, prefix: str) -> BranchingPlan:
+        """The same plan where something stands before all names.
+
+        :param prefix: what that is, such as the `module.` of a wrapper.
+        """
+        layers = tuple(
+            layer.model_copy(
+                update={"name": prefix + layer.name, "aliases": tuple(prefix + name for name in layer.aliases)}
+            )
+            for layer in self.layers
+        )
+        copies = {
+            prefix + key: {branch: prefix + name for branch, name in names.items()}
+            for key, names in self.copies.items()
+        }
+        places = {prefix + key: tuple(prefix + name for name in names) for key, names in self.places.items()}
+        return BranchingPlan(self.tasks, layers, copies, places)
+
 
 def split_per_task(
     name: str, aliases: Sequence[str], tasks: Sequence[str], reaching: Sequence[str] | None = None

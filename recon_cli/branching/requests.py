@@ -71,7 +71,10 @@ class SelectionRequest:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """What `recon split` was asked to do."""
+    """What `recon split` was asked to do.
+
+    :ivar allow_code: whether a program may be opened although that can run code from its file.
+    """
 
     checkpoint: Path
     selection: SelectionRequest
@@ -79,6 +82,7 @@ class SplitRequest:
     tasks: tuple[str, ...] | None
     ranking_file: Path | None = None
     key: str | None = None
+    allow_code: bool = False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -93,11 +97,15 @@ class SplitRequest:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """A plan that is to be carried out."""
+    """A plan that is to be carried out.
+
+    :ivar allow_code: whether a program may be opened although that can run code from its file.
+    """
 
     checkpoint: Path
     plan: SplitPlan
     plan_file: Path
+    allow_code: bool = False
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -112,6 +120,7 @@ def read_request(
     plan: Path | None = None,
     ranking: Path | None = None,
     tasks: tuple[str, ...] | None = None,
+    allow_code: bool = False,
     **selection: Any,
 ) -> SplitRequest | PlanRequest:
     """What the options of `recon split` ask for; None stands for an option that is not given.
@@ -122,7 +131,7 @@ def read_request(
     given = {name: value for name, value in selection.items() if value is not None}
     if plan is None:
         document = None if ranking is None else Ranking.read(ranking)
-        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key)
+        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key, allow_code)
     decided = {"key": key, "ranking": ranking, "tasks": tasks, **given}
     others = [name for name, value in decided.items() if value is not None]
     if others:
@@ -131,4 +140,4 @@ def read_request(
             f"--plan is given beside {options}, but a plan says itself what is split",
             "leave the others out, or make a new plan with them",
         )
-    return PlanRequest(checkpoint, SplitPlan.read(plan), plan)
+    return PlanRequest(checkpoint, SplitPlan.read(plan), plan, allow_code)

@@ -39,6 +39,7 @@ class SplitResult:
     :ivar document: the manifest; in a dry run the plan, or None if that was not asked for.
     :ivar entries: what becomes of what lies beside the weights.
     :ivar key: where the weights lie in the source, if it holds more.
+    :ivar warnings: what is probably not as its user wants it, as sentences.
     """
 
     decision: Decision
@@ -46,6 +47,7 @@ class SplitResult:
     document: Manifest | SplitPlan | None
     entries: tuple[CarriedEntry, ...]
     key: str | None
+    warnings: tuple[str, ...] = ()
 
 
 def manifest_path(branched: Path) -> Path:
@@ -124,7 +126,8 @@ def split_checkpoint(
 
     :param output: the branched file; the manifest gets the same name with `.manifest.json`. It is safetensors, or a
         torch file if its name ends as those do; then it keeps what else a torch file holds, and what mirrors the
-        weights, such as an optimizer's moments, is branched along.
+        weights, such as an optimizer's moments, is branched along. It is an exported program if its name ends in `.pt2`
+        and the checkpoint is one.
     :param shard_size: the bytes of tensors in one file. A larger checkpoint is divided into several, and an index.
     :param announce: told what will be written.
     :param advance: told what has been written.
@@ -176,7 +179,10 @@ class _Split:
         self._source = source
         self.decision = decide_by_plan(request, source) if isinstance(request, PlanRequest) else decide(request, source)
         decision = self.decision
-        self.content = branched_content(output or _ANY_NAME, source, decision.plan, decision.parameters, shard_size)
+        path, allow_code = output or _ANY_NAME, request.allow_code
+        self.content = branched_content(
+            path, source, decision.plan, decision.parameters, shard_size, allow_code=allow_code
+        )
         unknown = unknown_digests(source)
         self._digests = unknown
         self._fields = self._fields_with(unknown, described(source, request.checkpoint, PLACEHOLDER))
@@ -194,7 +200,8 @@ class _Split:
 
     def result(self, document: Manifest | SplitPlan | None) -> SplitResult:
         """What was done, or would be."""
-        return SplitResult(self.decision, self.planned, document, self.content.entries, self._source.key)
+        content = self.content
+        return SplitResult(self.decision, self.planned, document, content.entries, self._source.key, content.warnings)
 
     def check(self, found: SourceCheckpoint) -> None:
         """Refuse values that are not those of the plan which is carried out."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from recon_cli.artifacts.document import MAX_BYTES
 from recon_cli.checkpoints.archives.reading import Archive
 from recon_cli.checkpoints.inputs import InputFile
+from recon_cli.checkpoints.programs.exported import EXTRA_FILES
 from recon_cli.checkpoints.safetensors_source import SafetensorsSource
 from recon_cli.checkpoints.sharded_source import is_index, read_index
 from recon_cli.checkpoints.sniffing import guess_format
@@ -42,4 +43,5 @@ def _member(path: Path) -> bytes | None:
         if file.read(0, min(2, file.size)) != _ZIP:
             return None
         archive = Archive(file)
-        return archive.read(MANIFEST, MAX_BYTES) if MANIFEST in archive else None
+        found = next((name for name in (MANIFEST, EXTRA_FILES + MANIFEST) if name in archive), None)
+        return None if found is None else archive.read(found, MAX_BYTES)

@@ -19,6 +19,14 @@ Key = Annotated[
         show_default=False,
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-torchscript",
+        "--allow-exported",
+        help="Open a TorchScript file or an exported program, although that can run code from it.",
+    ),
+]
 OfManifest = Annotated[
     Path | None,
     typer.Option("--manifest", metavar="FILE", help="The manifest; default: the one inside BRANCHED."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import Force, Json, Quiet
+from recon_cli.cli.options import AllowCode, Force, Json, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.torchrun import is_first
 
@@ -63,14 +63,7 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted; without one, start.")
     ] = False,
-    allow_code: Annotated[
-        bool,
-        typer.Option(
-            "--allow-torchscript",
-            "--allow-exported",
-            help="Open the config's TorchScript file or exported program, although that can run code from it.",
-        ),
-    ] = False,
+    allow_code: AllowCode = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import Force, Json, Quiet
+from recon_cli.cli.options import AllowCode, Force, Json, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.collector import paused_collector
 from recon_cli.layers.names import Granularity
@@ -20,7 +20,7 @@ def command(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint: .safetensors, or .pt."),
+        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint: .safetensors, .pt, or .pt2."),
     ] = None,
     key: Annotated[
         str | None,
@@ -92,6 +92,7 @@ def command(
         Path | None,
         typer.Option("--plan", metavar="FILE", help="Carry out this plan; - is standard input."),
     ] = None,
+    allow_code: AllowCode = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -99,7 +100,8 @@ def command(
     """Give every task its own copy of the chosen layers, in a new checkpoint.
 
     Beside OUT.safetensors, OUT.manifest.json says where every tensor went. In OUT.pt, all else that a torch file held
-    stays, and the states of optimizers are branched along.
+    stays, and the states of optimizers are branched along. OUT.pt2, from an exported program, is one that PyTorch loads
+    and runs; what comes before the first split is in it once.
     """
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
@@ -114,6 +116,7 @@ def command(
         plan=plan,
         ranking=ranking,
         tasks=_comma_separated(tasks),
+        allow_code=allow_code,
         top_k=top_k,
         min_score=min_score,
         budget=budget,
@@ -136,6 +139,8 @@ def command(
             announce=progress.announced,
             advance=progress.advanced,
         )
+    for warning in result.warnings:
+        sink.warning(warning)
     for remark in split_remarks(result):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))

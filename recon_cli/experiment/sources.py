@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from recon_cli.artifacts.digests import digest_file
+from recon_cli.checkpoints.programs.loading import (
+    MODE_AT,
+    cannot_be_opened,
+    check_consent,
+    is_trainable,
+    load_exported,
+    modes_of,
+)
 from recon_cli.checkpoints.sniffing import PROGRAMS, Program, check_program
 from recon_cli.checkpoints.state_dict import ties_in_memory
 from recon_cli.config.schema import LoadedConfig
-from recon_cli.errors import ReconError, counted, quoted
-from recon_cli.experiment.targets import call_target, describe, user_code
-
-_MODE_AT = {
-    "batch_norm": 5, "instance_norm": 5, "_native_batch_norm_legit_functional": 5,
-    "dropout": 2, "dropout_": 2, "alpha_dropout": 2, "feature_dropout": 2, "native_dropout": 2,
-}  # fmt: skip
-"""ATen's operations that have a mode, and the position of the argument that is true when they train."""
-
-_FUNCTIONAL_BATCH_NORM = "_native_batch_norm_legit_functional"
-_EVALUATING_BATCH_NORM = "_native_batch_norm_legit_no_training"
+from recon_cli.errors import ReconError, counted, describe, quoted
+from recon_cli.experiment.targets import call_target, user_code
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,7 @@ def _open(
     allow_code: bool,
 ) -> Network:
     check_program(path, kind)
-    if not allow_code:
-        raise ReconError(
-            f"the {PROGRAMS[kind]} {quoted(path)} is not opened unasked, because that can run code from the file",
-            f"pass `--allow-{kind}` if you trust where the file comes from",
-        )
+    check_consent(path, kind, allow_code=allow_code)
     digest = digest_file(path)
     module, evaluating = read(path, device)
     if not evaluating:
@@ -141,7 +133,7 @@ def _run_as_written(module: Any) -> None:
 def _fixed_in_evaluation(block: Any) -> Iterator[bool]:
     """For each operation of a TorchScript graph that has a mode: whether that is a constant, and not to train."""
     for node in block.nodes():
-        at = _MODE_AT.get(node.kind().removeprefix("aten::"))
+        at = MODE_AT.get(node.kind().removeprefix("aten::"))
         if at is not None:
             mode = node.inputsAt(at)
             yield mode.node().kind() == "prim::Constant" and not mode.toIValue()
@@ -154,41 +146,22 @@ def _open_exported(path: Path, device: torch.device) -> tuple[nn.Module, int]:
 
     :returns: the module, and how many of its operations evaluate; the mode of all is fixed.
     """
+    program = load_exported(path)
     try:
-        # A name that does not end in `.pt2` would be warned of, an open file is not.
-        with path.open("rb") as file, _without_log("torch.export"):
-            program = torch.export.load(file)
         ties = ties_in_memory(program.state_dict)
         if any(value.device.type != device.type for value in program.state_dict.values()):
             program = move_to_device_pass(program, device)
         module = program.module()
     # A damaged file makes PyTorch fail in any way.
     except Exception as error:
-        # What lies behind a RuntimeError is only logged.
-        is_told = not isinstance(error, RuntimeError)
-        reason = describe(error) if is_told else "it is damaged, or of another version of PyTorch"
-        raise ReconError(f"the exported program {quoted(path)} cannot be opened: {reason}") from error
-    modes = list(_modes(program))
-    if (_FUNCTIONAL_BATCH_NORM, True) in modes and program.graph_signature.buffers_to_mutate:
-        # The new statistics overwrite those that the backward pass still needs.
+        raise cannot_be_opened(path, error) from error
+    if not is_trainable(program):
         raise ReconError(
             f"the exported program {quoted(path)} cannot be trained, because `run_decompositions` made it functional",
             "save the program as `torch.export.export` returns it",
         )
     _tie(module, ties)
-    return module, sum(not trains for _, trains in modes)
-
-
-def _modes(program: ExportedProgram) -> Iterator[tuple[str, bool]]:
-    """The operations of a program that have a mode, and whether it is to train."""
-    for node in program.graph.nodes:
-        if isinstance(node.target, torch._ops.OpOverload):
-            name = node.target.overloadpacket.__name__
-            at = _MODE_AT.get(name, len(node.args))
-            if name == _EVALUATING_BATCH_NORM:
-                yield name, False
-            elif at < len(node.args):
-                yield name, bool(node.args[at])
+    return module, sum(not trains for _, trains in modes_of(program))
 
 
 def _tie(module: nn.Module, ties: dict[str, str]) -> None:
@@ -197,14 +170,3 @@ def _tie(module: nn.Module, ties: dict[str, str]) -> None:
         owner, _, own = name.rpartition(".")
         source, _, theirs = first.rpartition(".")
         setattr(module.get_submodule(owner), own, getattr(module.get_submodule(source), theirs))
-
-
-@contextmanager
-def _without_log(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recon_cli.errors import ReconError, did_you_mean, quoted
+from recon_cli.errors import ReconError, describe, did_you_mean, quoted
 
 
 @contextlib.contextmanager
@@ -76,20 +76,6 @@ def call_target(what: str, target: str, /, **kwargs: Any) -> Any:
     function = find_target(target)
     with user_code(f"{what} {quoted(target)}"):
         return function(**kwargs)
-
-
-def describe(error: BaseException) -> str:
-    """An error of somebody else's code as one phrase: its type and the first line of its message."""
-    try:
-        lines = str(error).strip().splitlines()
-    except Exception:  # noqa: BLE001  (somebody else's `__str__`)
-        lines = []
-    # A worker process of a DataLoader and TorchScript send a whole traceback; the reason stands last.
-    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
-        return lines[-1]
-    if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
-        return lines[-1]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _not_found(module_name: str, target: str, missing: str) -> ReconError:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from recon_cli.errors import ReconError
-from recon_cli.experiment.targets import describe
+from recon_cli.errors import ReconError, describe
 from recon_cli.profiling.run_folder import RunFolder
 
 SAVE_SECONDS = 60.0

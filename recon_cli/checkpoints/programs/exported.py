@@ -12,7 +12,7 @@ from recon_cli.checkpoints.extents import FileExtent
 from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.checkpoints.pickles.nodes import Global
 from recon_cli.checkpoints.tensors import DTYPE_BITS, CheckpointSource, StoredTensor
-from recon_cli.checkpoints.torch_files.content import TorchContent, ZipContent
+from recon_cli.checkpoints.torch_files.content import MANIFEST, TorchContent, ZipContent, carried_in
 from recon_cli.checkpoints.torch_files.source import TensorList, stored_tensors
 from recon_cli.checkpoints.torch_files.tensor_nodes import NotPlainError, StorageName, TensorView, plain_view
 from recon_cli.checkpoints.torch_files.weights import choose_weights, refusals
@@ -32,6 +32,9 @@ _CONFIG = "data/weights/model_weights_config.json"
 _CONSTANTS = "data/constants/model_constants_config.json"
 _PICKLED = ("data/weights/model.pt", "serialized_state_dict.pt")
 """Where torch 2.8, and torch until 2.7, put the whole state dict as one torch file."""
+
+EXTRA_FILES = "extra/"
+"""Where `torch.export.save` puts files that it is given besides the program."""
 
 _MEMBER = re.compile(r"weight_[0-9]+")
 
@@ -61,11 +64,11 @@ class ExportedSource(CheckpointSource):
                     f"the exported program {quoted(path)} holds no weights of a model",
                     "`torch.export.save` writes them into it",
                 )
+            self.metadata: Mapping[str, str] = carried_in(archive, EXTRA_FILES + MANIFEST)
             self.others = tuple(name for name, _ in _entries(archive, _CONSTANTS)) if _CONSTANTS in archive else ()
         except BaseException:
             self._file.close()
             raise
-        self.metadata: Mapping[str, str] = {}
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""

@@ -73,7 +73,7 @@ class ZipContent(TorchContent):
         self.root, end = read_pickle(data, 0, what)
         if end != len(data):
             raise ReconError(f"{what} has {len(data) - end} bytes behind its end", "the file is damaged")
-        self.carried = _carried(self.archive)
+        self.carried = carried_in(self.archive)
 
     def extent(self, storage: StorageName) -> FileExtent:
         """The member of a storage."""
@@ -90,10 +90,14 @@ class ZipContent(TorchContent):
         return self._extents[name]
 
 
-def _carried(archive: Archive) -> dict[str, str]:
-    if MANIFEST not in archive:
+def carried_in(archive: Archive, member: str = MANIFEST) -> dict[str, str]:
+    """The text that Recon has put into an archive, by its name.
+
+    :param member: where it is.
+    """
+    if member not in archive:
         return {}
-    text = archive.read(MANIFEST, MAX_PICKLE_BYTES).decode("utf-8", "replace")
+    text = archive.read(member, MAX_PICKLE_BYTES).decode("utf-8", "replace")
     return {MANIFEST.removesuffix(".json"): text}
 
 
