@@ -97,7 +97,7 @@ class _Forking:
         specs = [spec for spec in self._signature.input_specs if spec.kind in _STATE]
         state = {self._nodes[spec.arg.name]: str(spec.target) for spec in specs}
         ownership = Ownership(
-            owners={node: key.rpartition(".")[0] for node, key in state.items()},
+            names=state,
             branches={node: self._branches(key) for node, key in state.items() if key in self._plan.copies},
             updates=[(value, self._buffer(spec)) for value, spec in self._results_of(OutputKind.BUFFER_MUTATION)],
         )

@@ -12,6 +12,7 @@ from torch.fx import Graph, Node
 from recon_cli.branching.programs.liveness import Ownership, live_nodes
 from recon_cli.branching.programs.memory import GraphMemory, statistics
 from recon_cli.errors import ReconError, quoted
+from recon_cli.layers.names import layer_of
 
 _MAY_COPY = {"reshape", "reshape_as", "flatten", "contiguous", "to", "type_as"}
 """Operations that return a view, or else a copy."""
@@ -111,7 +112,7 @@ class _Forking:
         maker, maker_before = _maker(new), _maker(last)
         others = [source for source in maker.all_input_nodes if source is not own]
         if own not in maker.all_input_nodes or any(_depends(source, own, maker_before) for source in others):
-            raise _shared_update(self._ownership.owners[buffer], buffer)
+            raise _shared_update(self._ownership.names[buffer])
         if maker_before is not last:
             maker_before.append(last)
         maker.replace_input_with(own, last)
@@ -145,13 +146,12 @@ class _Forking:
 
     def _check_separable(self, node: Node, value: Node, storage: Node) -> None:
         if storage.op == "placeholder":
-            owner = self._ownership.owners.get(storage)
-            if owner is None:
+            if storage not in self._ownership.names:
                 raise ReconError(
                     f"the program writes what differs between the tasks into its input {quoted(storage.name)}",
                     "let it work on a copy, `x = x.clone()`, and export it again",
                 )
-            raise _shared_update(owner, storage)
+            raise _shared_update(self._ownership.names[storage])
         if len(self._memory.storages(value)) > 1:
             raise _unclear(node)
 
@@ -232,11 +232,10 @@ def _depends(node: Node, source: Node, without: Node) -> bool:
     return False
 
 
-def _shared_update(owner: str, buffer: Node) -> ReconError:
-    where = f"of the layer {quoted(owner)}" if owner else "of the root module"
+def _shared_update(buffer: str) -> ReconError:
     return ReconError(
-        f"the program updates the buffer {quoted(buffer.name)} {where} from values that differ between the tasks",
-        "split that layer as well",
+        f"the program updates the buffer {quoted(buffer)}, which stays shared, with values that differ between tasks",
+        f"split its layer {quoted(layer_of(buffer))} as well",
     )
 
 

@@ -15,14 +15,18 @@ from recon_cli.branching.programs.memory import GraphMemory
 class Ownership:
     """Whose state a graph's inputs are.
 
-    :ivar owners: for every input that is a parameter, a buffer or a constant, the module that holds it.
+    :ivar names: for every input that is a parameter, a buffer or a constant, its name in the program.
     :ivar branches: for every input of a split layer, the branch that each task uses.
     :ivar updates: pairs of a value that becomes a buffer's new one when the graph has run, and the buffer.
     """
 
-    owners: Mapping[Node, str]
+    names: Mapping[Node, str]
     branches: Mapping[Node, Mapping[str, str]]
     updates: Sequence[tuple[Node, Node]] = field(default=())
+
+    def module(self, node: Node) -> str | None:
+        """The module that holds an input; None for those that the caller gives."""
+        return self.names[node].rpartition(".")[0] if node in self.names else None
 
 
 def live_nodes(
@@ -40,7 +44,7 @@ def live_nodes(
     """
     live = {task: _slice(graph, memory, found, ()) for task, found in outputs.items()}
     anywhere = set().union(*live.values())
-    used = {task: _owners_used(nodes, ownership) for task, nodes in live.items()}
+    used = {task: _modules_used(nodes, ownership) for task, nodes in live.items()}
     effects = [(node, memory.written(node)) for node in graph.nodes if _is_effect(node, memory)]
     effects += [(value, [buffer]) for value, buffer in ownership.updates]
     wanted: dict[str, list[Node]] = {task: [] for task in outputs}
@@ -49,7 +53,7 @@ def live_nodes(
         if sources:
             tasks = [task for task in outputs if sources <= live[task]]
         else:
-            state = {ownership.owners.get(storage) for value in written for storage in memory.storages(value)}
+            state = {ownership.module(storage) for value in written for storage in memory.storages(value)}
             tasks = [task for task in outputs if state & used[task]]
         if not tasks and node not in anywhere:
             tasks = list(outputs)
@@ -98,5 +102,6 @@ def _sources(node: Node, live: set[Node]) -> set[Node]:
     return found
 
 
-def _owners_used(live: set[Node], ownership: Ownership) -> set[str | None]:
-    return {ownership.owners[value] for node in live for value in node.all_input_nodes if value in ownership.owners}
+def _modules_used(live: set[Node], ownership: Ownership) -> set[str | None]:
+    state = {value for node in live for value in node.all_input_nodes if value in ownership.names}
+    return {ownership.module(value) for value in state}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from functools import cached_property
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -37,6 +36,8 @@ class GraphMemory:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._storages: dict[Node, frozenset[Node]] = {}
+        self._graphs: dict[Node, set[int] | None] = {}
+        self._written = {node: self._find_written(node) for node in graph.nodes}
         for node in graph.nodes:
             shared = [self._storages[source] for source in self._aliased(node)]
             self._storages[node] = frozenset().union(*shared) if shared else frozenset([node])
@@ -51,12 +52,7 @@ class GraphMemory:
 
     def written(self, node: Node) -> list[Node]:
         """The inputs whose values a node writes to."""
-        if node.op != "call_function":
-            return []
-        if isinstance(node.target, torch._ops.OpOverload):
-            declared = [value for value, is_written in _aliases(node) if is_written]
-            return list(dict.fromkeys([*declared, *statistics(node)]))
-        return [operand for operand, inner in self._operands(node) if inner]
+        return self._written[node]
 
     def read(self, node: Node) -> list[Node]:
         """The inputs on which a node's value depends."""
@@ -67,6 +63,14 @@ class GraphMemory:
         """Whether a node does nothing but look at its inputs' memory in another way."""
         is_operation = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
         return is_operation and node not in self._storages[node] and not self.written(node)
+
+    def _find_written(self, node: Node) -> list[Node]:
+        if node.op != "call_function":
+            return []
+        if isinstance(node.target, torch._ops.OpOverload):
+            declared = [value for value, is_written in _aliases(node) if is_written]
+            return list(dict.fromkeys([*declared, *statistics(node)]))
+        return [operand for operand, inner in self._operands(node) if inner]
 
     def _aliased(self, node: Node) -> list[Node]:
         if node.op != "call_function":
@@ -106,10 +110,6 @@ class GraphMemory:
             found = None if owner is None else getattr(owner, str(node.target), None)
             self._graphs[node] = _written_inputs(found.graph) if isinstance(found, GraphModule) else None
         return self._graphs[node]
-
-    @cached_property
-    def _graphs(self) -> dict[Node, set[int] | None]:
-        return {}
 
 
 def statistics(node: Node) -> list[Node]:

@@ -73,6 +73,10 @@ class _Sink(io.RawIOBase):
         """It is."""
         return True
 
+    def seekable(self) -> bool:
+        """PyTorch wants it to be."""
+        return True
+
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: ARG002 - what is written is not read again
         """Nothing; PyTorch goes back to the beginning when it has written all."""
         return offset
