@@ -130,7 +130,7 @@ class Autojac:
             grams.append((rows @ rows.T).double())
         for parameter in bench.shared:
             parameter.grad = _jacobian(parameter).mean(0)
-            del parameter.jac  # type: ignore[attr-defined]
+            del parameter.jac  # type: ignore[attr-defined]  # where TorchJD leaves the Jacobian
         for parameter in bench.private:
             assert parameter.grad is not None
             parameter.grad /= bench.tasks
@@ -157,7 +157,7 @@ class Autogram:
 
 
 def _jacobian(parameter: torch.nn.Parameter) -> torch.Tensor:
-    jacobian: torch.Tensor = parameter.jac  # type: ignore[attr-defined]
+    jacobian: torch.Tensor = parameter.jac  # type: ignore[attr-defined]  # where TorchJD leaves it
     return jacobian
 
 

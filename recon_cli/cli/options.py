@@ -27,6 +27,9 @@ AllowCode = Annotated[
         help="Open a TorchScript file or an exported program, although that can run code from it.",
     ),
 ]
+BranchedInput = Annotated[
+    Path, typer.Argument(metavar="BRANCHED", help="The branched checkpoint of any format, trained or not.")
+]
 OfManifest = Annotated[
     Path | None,
     typer.Option("--manifest", metavar="FILE", help="The manifest; default: the one inside BRANCHED."),

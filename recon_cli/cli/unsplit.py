@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import Force, Json, Key, OfManifest, PlainOutput, Quiet, ShardSize
+from recon_cli.cli.options import BranchedInput, Force, Json, Key, OfManifest, PlainOutput, Quiet, ShardSize
 from recon_cli.cli.output import Output
 
 
 def command(
-    branched: Annotated[
-        Path, typer.Argument(metavar="BRANCHED", help="The branched checkpoint of any format, trained or not.")
-    ],
+    branched: BranchedInput,
     output: PlainOutput,
     average: Annotated[
         bool, typer.Option("--average", help="Take the mean of branches that differ; of batch counters the largest.")

@@ -13,9 +13,9 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from recon_cli.config.schema import DataSection
 from recon_cli.errors import ReconError, counted, listed, quoted
-from recon_cli.experiment.random_states import random_states, set_random_states
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import call_target, user_code
+from recon_cli.random_states import random_states, set_random_states
 
 _END: Final = object()
 

@@ -14,7 +14,7 @@ from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
 _TREATMENTS = {
     "branched": "branched along",
     "kept": "kept as they are",
-    "left out": "left out, as safetensors holds tensors alone (name the output .pt to keep them)",
+    "left out": "left out, as safetensors holds tensors alone (an output named .pt, or .pt2 of a program, keeps them)",
 }
 
 

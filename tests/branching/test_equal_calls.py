@@ -452,3 +452,18 @@ def test_a_part_that_is_compiled_by_itself_is_run_as_it_was_written(tmp_path):
     branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path))
     found = branched(inputs())
     assert all(torch.equal(found[task], expected[task]) for task in TASKS)
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+def test_a_condition_that_torch_traces_is_run(tmp_path, engine):
+    def trunk(net, x):
+        h = net.split(net.before(x))
+        return torch.cond(h.sum() > 0, lambda h: 2 * h, lambda h: h - 1, (h,))
+
+    torch.manual_seed(0)
+    model = Network(trunk).double()
+    branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path), engine)
+    with torch.no_grad():
+        expected = model(inputs())
+        for _ in range(3):
+            assert all(torch.equal(value, expected[task]) for task, value in branched(inputs()).items())

@@ -126,9 +126,7 @@ def test_a_forked_program_computes_what_the_branched_module_does(name, mode, whe
     assert_same_outputs(found, expected, tasks)
     for output in (found, expected):
         sum(loss_of(output, tasks, task) for task in tasks).backward()
-    # `torch.export` takes what a reentrant checkpoint computes for constants.
-    if name != "reentrant checkpointing":
-        assert_same_gradients(forked, branched)
+    assert_same_gradients(forked, branched)
     assert_same_state(forked, branched)
 
 

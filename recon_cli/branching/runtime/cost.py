@@ -18,6 +18,7 @@ from recon_cli.artifacts.manifest import Manifest, SplitLayer, SplitPlan
 from recon_cli.branching.manifests import read_record
 from recon_cli.branching.plan import BranchingPlan, plan_branching
 from recon_cli.branching.runtime.module import BranchedModel, plan_for
+from recon_cli.random_states import random_states, set_random_states
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def branching_cost(
     if not isinstance(split, (Manifest, SplitPlan)):
         split = read_record(Path(split))
     plan = plan_for(model, split)
-    was_random = torch.get_rng_state()
+    was_random = random_states()
     try:
         shared = copy.deepcopy(model).eval()
         count = _counted(lambda: shared(*args, **kwargs))
@@ -72,7 +73,7 @@ def branching_cost(
             },
         )
     finally:
-        torch.set_rng_state(was_random)
+        set_random_states(was_random)
 
 
 def _alone(model: nn.Module, layer: SplitLayer, tasks: Sequence[str]) -> BranchingPlan:

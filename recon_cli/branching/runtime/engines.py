@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.random_states import random_states, set_random_states
 
 EngineName = Literal["auto", "calls", "passes"]
 """`calls` runs calls that are equal in several tasks' passes once; `passes` runs every task's pass in full; `auto` is
@@ -51,8 +52,7 @@ class Before:
         # A network may put another tensor in a buffer's place.
         self._registries = [(module._buffers, dict(module._buffers)) for module in model.modules()]
         self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-        self._random = torch.get_rng_state()
-        self._cuda_random = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._random = random_states()
 
     def restore(self) -> None:
         """Make it so again."""
@@ -62,6 +62,4 @@ class Before:
             # An earlier run may need it for its backward pass, and a write would be counted.
             if not torch.equal(buffer, value):
                 buffer.data.copy_(value)
-        torch.set_rng_state(self._random)
-        if self._cuda_random:
-            torch.cuda.set_rng_state_all(self._cuda_random)
+        set_random_states(self._random)

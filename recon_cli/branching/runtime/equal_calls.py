@@ -21,12 +21,21 @@ from types import MethodWrapperType
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from recon_cli.branching.runtime.functions import (
+    BACKWARD,
+    OPEN,
+    has_hooks_on_saved_tensors,
+    is_transformed,
+    name_of,
+    target_of,
+    writes_silently,
+)
 from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
+from recon_cli.random_states import cuda_states
 
 Audience = frozenset[str]
 
@@ -37,16 +46,6 @@ class SharedWriteError(Exception):
 
 class _NoKeyError(Exception):
     """An argument that cannot be compared with another."""
-
-
-_BACKWARD = frozenset({torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward})
-"""Functions that go back through what computes a tensor, and free it."""
-
-_OPEN: frozenset[object] = frozenset({
-    torch.Tensor.register_hook, vars(torch._C.TensorBase)["grad_fn"].__get__,
-    vars(torch._C.TensorBase)["data"].__set__, torch.Tensor.numpy, torch.Tensor.__array__,
-})  # fmt: skip
-"""Functions behind which a tensor can be changed, or its gradient, without a call that tells of it."""
 
 
 @dataclass
@@ -176,6 +175,7 @@ class EqualCalls(TorchFunctionMode):
         try:
             with self:
                 output = run()
+        # The network's own error may come of a refusal that it has caught.
         except Exception:
             if self._refused is not None:
                 raise self._refused from None
@@ -200,6 +200,9 @@ class EqualCalls(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run a call, or give what an equal one gave."""
+        if torch.compiler.is_compiling():
+            # `torch.cond` and the like trace what they are given.
+            return func(*args, **(kwargs or {}))
         try:
             return self._call(func, args, kwargs or {})
         except (SharedWriteError, NeededError) as error:
@@ -207,7 +210,7 @@ class EqualCalls(TorchFunctionMode):
             raise
 
     def _call(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
-        if func in _OPEN:
+        if func in OPEN:
             self._open(func, args[0])
         if isinstance(func, MethodWrapperType) and func.__name__ == "__get__":
             # Shapes, types and devices are asked for very often.
@@ -215,11 +218,11 @@ class EqualCalls(TorchFunctionMode):
             if not isinstance(found, torch.Tensor):
                 return found
         tensors = tensors_in(args, kwargs)
-        if func in _BACKWARD and len(self._everyone) > 1:
+        if func in BACKWARD and len(self._everyone) > 1:
             # Later passes go back through what is shared once more.
             kwargs = {**kwargs, "retain_graph": True}
         audience = self._audience(tensors)
-        if len(audience) == 1 or _has_hooks_on_saved_tensors() or _is_transformed():
+        if len(audience) == 1 or has_hooks_on_saved_tensors() or is_transformed():
             return self._run_alone(func, args, kwargs, tensors, frozenset({self._task}))
         try:
             key = self._key(func, args, kwargs)
@@ -238,7 +241,7 @@ class EqualCalls(TorchFunctionMode):
         self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: list[torch.Tensor], own: Audience
     ) -> Any:
         """Run a call of this pass alone."""
-        target = _target(func, args, kwargs)
+        target = target_of(func, args, kwargs)
         if target is not None and self._is_read_by_others(target, own):
             self._leave_copy(target)
         is_left_out, result = self._own.stand_in(func, tensors)
@@ -255,7 +258,7 @@ class EqualCalls(TorchFunctionMode):
             self._writes[self._memory(tensor)] += 1 + (len(self._past) + 1) * 1_000_000
         results = _new_in(result, tensors)
         self._viewed.update(memory for memory in map(self._memory, results) if memory in self._readers)
-        self._own.add(tensors, results, written, before, silent=_writes_silently(func))
+        self._own.add(tensors, results, written, before, silent=writes_silently(func))
         self._own.describe(func, tensors, result)
         return result
 
@@ -276,12 +279,12 @@ class EqualCalls(TorchFunctionMode):
         self._check_content(func, tensors)
         before = self._own.state_before(tensors) if is_partial else []
         # Reentrant checkpointing computes it once more, from the random numbers of this pass.
-        drawn = _random_state() if self._has_gradients and not torch.is_grad_enabled() else None
+        drawn = _draws() if self._has_gradients and not torch.is_grad_enabled() else None
         result, written = _run(func, args, kwargs, tensors)
         results = tensors_in(result)
         if is_partial:
             changed = [(tensor, memory_of(tensor)) for tensor in written]
-            silent = _writes_silently(func)
+            silent = writes_silently(func)
             self._own.add(tensors, _new_in(result, tensors), changed, before, silent=silent, tasks=tasks)
         if not results and not written:
             return result
@@ -293,7 +296,7 @@ class EqualCalls(TorchFunctionMode):
             if memory in self._state:
                 self._writers[memory] = audience
         call = _Call(result, tuple(self._memory(tensor) for tensor in written))
-        call.alone = drawn is not None and not all(map(torch.equal, drawn, _random_state()))
+        call.alone = drawn is not None and not all(map(torch.equal, drawn, _draws()))
         self._calls[key] = call
         for tensor in (*written, *results):
             known = self._known.get(id(tensor))
@@ -349,7 +352,7 @@ class EqualCalls(TorchFunctionMode):
         memory = self._memory(tensor)
         # A moving average that is scaled once and added to by every stream would be none.
         if self._is_read_by_others(tensor, own) or self._writers.get(memory, own) != own:
-            raise SharedWriteError(f"a call of `{_name(func)}` writes for one task into what others read")
+            raise SharedWriteError(f"a call of `{name_of(func)}` writes for one task into what others read")
 
     def _check_content(self, func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> None:
         """Refuse to read what an earlier pass has written over already, but this one not yet."""
@@ -358,7 +361,7 @@ class EqualCalls(TorchFunctionMode):
         for memory in map(self._memory, tensors):
             written = self._written_in_common.get(memory, 0)
             if written and memory not in self._state and self._writes.get(memory, 0) != written:
-                raise SharedWriteError(f"a call of `{_name(func)}` reads for one task what is written over later")
+                raise SharedWriteError(f"a call of `{name_of(func)}` reads for one task what is written over later")
 
     def _open(self, func: Callable[..., Any], tensor: torch.Tensor) -> None:
         """Let later passes have a tensor of their own instead of one to which this pass does what no call tells."""
@@ -369,7 +372,7 @@ class EqualCalls(TorchFunctionMode):
             if known.made_by is None:
                 continue
             if known.made_in != self._task:
-                raise SharedWriteError(f"a call of `{_name(func)}` changes for one task what others read")
+                raise SharedWriteError(f"a call of `{name_of(func)}` changes for one task what others read")
             known.made_by.alone = True
 
     def _leave_copy(self, tensor: torch.Tensor) -> None:
@@ -445,8 +448,8 @@ class EqualCalls(TorchFunctionMode):
             return kind, self._keys_of(value)
         if isinstance(value, dict):
             return kind, tuple(value), self._keys_of(value.values())
-        if kind is slice:
-            return kind, self._keys_of((value.start, value.stop, value.step))  # type: ignore[attr-defined]
+        if isinstance(value, slice):
+            return kind, self._keys_of((value.start, value.stop, value.step))
         if kind is float:
             # Equal are also 0.0 and -0.0.
             return kind, repr(value)
@@ -459,7 +462,7 @@ def _run(
     """The result of a call, and the tensors among its arguments that it wrote to."""
     before = [_version(tensor) for tensor in tensors]
     result = func(*args, **kwargs)
-    target = _target(func, args, kwargs) if -1 in before else None
+    target = target_of(func, args, kwargs) if -1 in before else None
     written = [
         tensor
         for tensor, version in zip(tensors, before, strict=True)
@@ -473,10 +476,6 @@ def _version(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else int(tensor._version)
 
 
-def _name(func: Callable[..., Any]) -> str:
-    return getattr(func, "__name__", str(func))
-
-
 def _history(tensor: torch.Tensor) -> object:
     """What computes a tensor's gradient."""
     try:
@@ -486,39 +485,12 @@ def _history(tensor: torch.Tensor) -> object:
         return None
 
 
-def _random_state() -> list[torch.Tensor]:
-    state = [torch.get_rng_state()]
-    return [*state, torch.cuda.get_rng_state()] if torch.cuda.is_available() else state
+def _draws() -> list[torch.Tensor]:
+    """What tells whether random numbers have been drawn."""
+    return [torch.get_rng_state(), *cuda_states()]
 
 
 def _new_in(result: Any, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors in a result that are not among the arguments."""
     arguments = {id(tensor) for tensor in tensors}
     return [tensor for tensor in tensors_in(result) if id(tensor) not in arguments]
-
-
-def _target(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.Tensor | None:
-    """The tensor that a call will write to, as far as its name tells."""
-    out = kwargs.get("out")
-    if isinstance(out, torch.Tensor):
-        return out
-    name = getattr(func, "__name__", "")
-    writes = name == "__setitem__" or (name.startswith("__i") and name.endswith("__") and len(name) > 6)
-    writes = writes or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
-    return args[0] if writes and args and isinstance(args[0], torch.Tensor) else None
-
-
-def _writes_silently(func: Callable[..., Any]) -> bool:
-    """Whether a call may write into buffers without counting it, as those of batch normalisation do."""
-    name = getattr(func, "__name__", "")
-    return "norm" in name or "fake_quant" in name
-
-
-def _is_transformed() -> bool:
-    """Whether a transform such as `vmap` or `jvp` is under way: what is computed inside ends with it."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-def _has_hooks_on_saved_tensors() -> bool:
-    """Whether something, such as checkpointing, looks at what is saved: then every pass has to save its own."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,7 +81,9 @@ class BranchedModel(nn.Module):
         self._views = make_views(model, plan, parts)
         builder = TreeBuilder(plan.tasks, parts, self._views)
         builder.fill(self, model, "")
-        self._bonds: tuple[Bond, ...] = tuple(builder.bonds)
+        self._bonds: dict[str, list[Bond]] = {task: [] for task in plan.tasks}
+        for bond in builder.bonds:
+            self._bonds[bond.task].append(bond)
         self._clones: tuple[tuple[nn.Module, nn.Module], ...] = tuple(builder.clones)
         self._copies: tuple[Copy, ...] = tuple(builder.copies)
         self.training = model.training
@@ -134,8 +136,8 @@ class BranchedModel(nn.Module):
         """What the network returns in the pass of each task, and what can be learned from the passes."""
         if torch.compiler.is_compiling():
             return self._by_passes(tasks, args, kwargs), {}
-        before = Before(self)
         if self._engine.name == "calls":
+            before = Before(self)
             try:
                 return self._by_calls(tasks, args, kwargs, before)
             except SharedWriteError as error:
@@ -152,10 +154,9 @@ class BranchedModel(nn.Module):
         versions = _versions((args, kwargs))
         for task in tasks:
             self._check_inputs(versions, args, kwargs)
-            found, learned = self._by_calls((task,), args, kwargs, before, kept=output_of if outputs else kept_parts)
+            found, learned = self._by_calls((task,), args, kwargs, Before(self), is_first=not outputs)
             outputs.update(found)
             learning.update(learned)
-            before = Before(self)
         return outputs, learning
 
     def _by_calls(
@@ -164,42 +165,36 @@ class BranchedModel(nn.Module):
         args: Any,
         kwargs: Any,
         before: Before,
-        kept: Callable[[Any, Sequence[str], str], Any] = kept_parts,
+        *,
+        is_first: bool = True,
     ) -> tuple[dict[str, Any], _Learning]:
         """Run the passes of tasks; equal calls once, and without what was found to be needless.
 
         :param before: how it was before the run.
-        :param kept: what is kept of what the first pass returns.
+        :param is_first: whether what the first pass returns besides the tasks' outputs is kept.
         """
         key = (tasks, torch.is_grad_enabled(), *self._circumstances(), *_shapes((args, kwargs)))
         needless = self._needless.get(key)
         versions = _versions((args, kwargs))
         calls = self._watched(tasks, needless)
         try:
-            outputs = self._run(calls, tasks, args, kwargs, kept)
+            outputs = self._run(calls, tasks, args, kwargs, is_first=is_first)
+        # Whether it is the network's own error will be seen when nothing is left out.
         except Exception:
             if not needless or not any(needless.values()):
                 raise
-            # Whether it is the network's own error will be seen when nothing is left out.
             before.restore()
             calls, needless = self._watched(tasks, {}), {}
             self._needless[key] = {}
-            outputs = self._run(calls, tasks, args, kwargs, kept)
+            outputs = self._run(calls, tasks, args, kwargs, is_first=is_first)
         if len(self._needless) >= _REMEMBERED:
             self._needless.clear()
         # A run that has written to its inputs could not be begun anew.
         return outputs, {key: calls} if needless is None and _versions((args, kwargs)) == versions else {}
 
     def _run(
-        self,
-        calls: EqualCalls,
-        tasks: Sequence[str],
-        args: Any,
-        kwargs: Any,
-        kept: Callable[[Any, Sequence[str], str], Any],
+        self, calls: EqualCalls, tasks: Sequence[str], args: Any, kwargs: Any, *, is_first: bool
     ) -> dict[str, Any]:
-        for task in tasks:
-            self._renew(task)
         outputs: dict[str, Any] = {}
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
@@ -211,12 +206,12 @@ class BranchedModel(nn.Module):
                 def run(task: str = task) -> Any:
                     return self._views[task](*_unpacked(calls.handed(args)), **_unpacked(calls.handed(kwargs)))
 
-                def kept_of(output: Any, task: str = task) -> list[Any]:
-                    found = (kept if task == tasks[0] else output_of)(output, self.task_names, task)
-                    return found if isinstance(found, list) else [found]
-
                 def part_of(output: Any, task: str) -> Any:
                     return output_of(output, self.task_names, task)
+
+                def kept_of(output: Any, task: str = task) -> list[Any]:
+                    keeps_all = is_first and task == tasks[0]
+                    return kept_parts(output, self.task_names, task) if keeps_all else [part_of(output, task)]
 
                 outputs[task] = calls.run_pass(task, run, kept_of, part_of)
         for task in tasks:
@@ -232,9 +227,8 @@ class BranchedModel(nn.Module):
         return hooks, modes
 
     def _watched(self, tasks: Sequence[str], needless: Mapping[str, Mapping[int, NeedlessCall]] | None) -> EqualCalls:
-        """What looks at the calls of passes; with one task's pass alone, nothing is shared."""
-        for task in tasks:
-            self._renew(task)
+        """What looks at the calls of passes over the views as they are now; of one pass alone, nothing is shared."""
+        self._renew(tasks)
         audiences: dict[int, frozenset[str]] = {}
         for part in self._copies:
             for tensor in part.tensors():
@@ -258,7 +252,7 @@ class BranchedModel(nn.Module):
         outputs = {}
         for task in tasks:
             self._check_inputs(versions, args, kwargs)
-            self._renew(task)
+            self._renew([task])
             outputs[task] = self._views[task](*_unpacked(args), **_unpacked(kwargs))
             self._adopt_buffers(task)
         return outputs
@@ -270,18 +264,18 @@ class BranchedModel(nn.Module):
                 "let it work on a copy: `x = x.clone()`",
             )
 
-    def _renew(self, task: str) -> None:
-        """Give a view what the tree holds now; moving, loading and replacing happen there."""
+    def _renew(self, tasks: Sequence[str]) -> None:
+        """Give the views of tasks what the tree holds now; moving, loading and replacing happen there."""
         for node, clone in self._clones:
             clone.training = node.training
-        for bond in self._bonds:
-            if bond.task == task:
+        for task in tasks:
+            for bond in self._bonds[task]:
                 bond.view[bond.view_name] = bond.tree[bond.tree_name]
 
     def _adopt_buffers(self, task: str) -> None:
         """Take over buffers that a view's pass has replaced rather than written to."""
-        for bond in self._bonds:
-            if bond.task == task and bond.registry == "_buffers":
+        for bond in self._bonds[task]:
+            if bond.registry == "_buffers":
                 bond.tree[bond.tree_name] = bond.view[bond.view_name]
 
     def __getstate__(self) -> dict[str, Any]:

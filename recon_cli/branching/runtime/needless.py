@@ -15,12 +15,6 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-VALUELESS = frozenset({
-    "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
-    "element_size", "storage_offset", "type", "get_device", "__len__", "__hash__", "is_tensor",
-})  # fmt: skip
-"""Functions that tell something of a tensor that does not depend on its values."""
-
 
 class NeededError(Exception):
     """A call that is needed came across a stand-in, or the run went another way than the one that was learned from."""

@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import TensorWeakRef
 
-from recon_cli.branching.runtime.needless import VALUELESS, NeededError, NeedlessCall
+from recon_cli.branching.runtime.functions import VALUELESS, name_of
+from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 
 
 class _Write(NamedTuple):
@@ -83,7 +84,7 @@ class OwnCalls:
         call = self._needless.get(len(self._parents))
         if call is not None:
             return True, call.stand_in(func, tensors)
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         if name not in VALUELESS and any(self._maker(tensor) in self._needless for tensor in tensors):
             raise NeededError
         return False, None
@@ -96,7 +97,7 @@ class OwnCalls:
         results = tensors_in(result)
         if results and all(_is_plain(tensor) for tensor in (*tensors, *results)):
             self._described[number] = NeedlessCall.of(func, tensors, result)
-        elif results or getattr(func, "__name__", "") not in VALUELESS:
+        elif results or name_of(func) not in VALUELESS:
             # What the network's code makes of values is not seen.
             self._read.add(number)
 

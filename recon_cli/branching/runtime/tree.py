@@ -34,12 +34,14 @@ class Bond:
     @property
     def tree(self) -> dict[str, object]:
         """The dictionary that holds it in the tree."""
-        return vars(self.tree_module)[self.registry]  # type: ignore[no-any-return]
+        found: dict[str, object] = vars(self.tree_module)[self.registry]
+        return found
 
     @property
     def view(self) -> dict[str, object]:
         """The dictionary that holds it in the view."""
-        return vars(self.view_module)[self.registry]  # type: ignore[no-any-return]
+        found: dict[str, object] = vars(self.view_module)[self.registry]
+        return found
 
 
 @dataclass(frozen=True)

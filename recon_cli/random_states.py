@@ -21,8 +21,13 @@ def random_states() -> dict[str, Any]:
         "python": [version, list(words), gauss],
         "numpy": numpy,
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+        "cuda": cuda_states(),
     }
+
+
+def cuda_states() -> list[torch.Tensor]:
+    """The states of PyTorch's generators on CUDA; none as long as nothing has used it, as to ask would begin to."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]  # torch has no type for it
 
 
 def set_random_states(states: dict[str, Any]) -> None:
