@@ -1,0 +1,106 @@
+"""How far the tasks' streams of data part when layers are split, by the one rule of branching.
+
+An operation runs once for all tasks that have the same branch of every tensor that it reads, and the same results of
+every operation that it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TypeAlias
+
+from recon_cli.artifacts.dataflow import Dataflow
+from recon_cli.artifacts.manifest import SplitLayer
+from recon_cli.layers.names import layer_of
+
+Partition: TypeAlias = tuple[int, ...]
+"""For each task, in order, the position of the first task that it is together with."""
+
+
+def count_flops(flow: Dataflow, layers: Sequence[SplitLayer]) -> int:
+    """The floating-point operations of a forward pass when layers are split; without any, of the shared network.
+
+    :param flow: of the network before its split.
+    """
+    split = _split_layers(flow.tasks, layers)
+    partitions = _partitions(flow, {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split})
+    return sum(
+        operation.flops * len({partition[task] for task in operation.tasks})
+        for operation, partition in zip(flow.operations, partitions, strict=True)
+    )
+
+
+def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, Partition]:
+    """The unsplit layers whose buffers several streams move, such as a BatchNorm behind a split layer.
+
+    :param flow: of the network before its split.
+    :returns: layer -> how the streams part there, all its buffers taken together.
+    """
+    split = _split_layers(flow.tasks, layers)
+    weights = {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split}
+    moved = {key for operation in flow.operations for key in operation.moves}
+    apart: dict[str, Partition] = {}
+    while True:
+        # A buffer of which every stream has its own may be read before it is moved, and parts the streams there.
+        own = {key: apart[layer_of(key)] for key in moved if layer_of(key) in apart}
+        found = _moved_apart(flow, {**own, **weights})
+        found = {layer: partition for layer, partition in found.items() if layer not in split}
+        if found == apart:
+            return apart
+        apart = found
+
+
+def _moved_apart(flow: Dataflow, branches: Mapping[str, Partition]) -> dict[str, Partition]:
+    moving = {layer_of(key) for operation in flow.operations for key in operation.moves}
+    strangers: dict[str, set[tuple[int, int]]] = {}
+    for operation, partition in zip(flow.operations, _partitions(flow, branches), strict=True):
+        pairs = {pair for pair in combinations(operation.tasks, 2) if partition[pair[0]] != partition[pair[1]]}
+        for layer in {layer_of(key) for key in (*operation.reads, *operation.moves)} & moving:
+            strangers.setdefault(layer, set()).update(pairs)
+    return {layer: _without(pairs, len(flow.tasks)) for layer, pairs in strangers.items() if pairs}
+
+
+def _without(strangers: set[tuple[int, int]], tasks: int) -> Partition:
+    """The tasks in groups, each as early as can be, that no pair of strangers is together in."""
+    groups: list[list[int]] = []
+    for task in range(tasks):
+        fitting = (group for group in groups if all((other, task) not in strangers for other in group))
+        group = next(fitting, None)
+        if group is None:
+            groups.append([task])
+        else:
+            group.append(task)
+    first = {task: group[0] for group in groups for task in group}
+    return tuple(first[task] for task in range(tasks))
+
+
+def _partitions(flow: Dataflow, branches: Mapping[str, Partition]) -> list[Partition]:
+    """How the streams part at each operation.
+
+    :param branches: how the branches of a tensor part the tasks, if it has several.
+    """
+    found: list[Partition] = []
+    for operation in flow.operations:
+        parting = [found[index] for index in operation.inputs]
+        parting += [branches[key] for key in operation.reads if key in branches]
+        found.append(_first_places(list(zip(*parting, strict=True)) or [()] * len(flow.tasks)))
+    return found
+
+
+def _read(flow: Dataflow) -> set[str]:
+    return {key for operation in flow.operations for key in operation.reads}
+
+
+def _split_layers(tasks: Sequence[str], layers: Sequence[SplitLayer]) -> dict[str, Partition]:
+    """How the branches of each split layer part the tasks, under all its names."""
+    return {
+        name: _first_places([layer.branch_of(task) for task in tasks])
+        for layer in layers
+        for name in (layer.name, *layer.aliases)
+    }
+
+
+def _first_places(keys: Sequence[object]) -> Partition:
+    first: dict[object, int] = {}
+    return tuple(first.setdefault(key, place) for place, key in enumerate(keys))
