@@ -45,7 +45,11 @@ def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, 
         # A buffer of which every stream has its own may be read before it is moved, and parts the streams there.
         own = {key: apart[layer_of(key)] for key in moved if layer_of(key) in apart}
         found = _moved_apart(flow, {**own, **weights})
-        found = {layer: partition for layer, partition in found.items() if layer not in split}
+        found = {
+            layer: _first_places(list(zip(partition, apart.get(layer, partition), strict=True)))
+            for layer, partition in found.items()
+            if layer not in split
+        }
         if found == apart:
             return apart
         apart = found
