@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.programs.graph_fork import GraphFork, fork_graph
 from recon_cli.branching.programs.liveness import Ownership
+from recon_cli.branching.programs.memory import GraphMemory
 from recon_cli.errors import ReconError, quoted
 from recon_cli.layers.names import layer_of
 from recon_cli.outputs import output_of
@@ -101,7 +102,7 @@ class _Forking:
             branches={node: self._branches(key) for node, key in state.items() if key in self._plan.copies},
             updates=[(value, self._buffer(spec)) for value, spec in self._results_of(OutputKind.BUFFER_MUTATION)],
         )
-        return fork_graph(self._source.graph, outputs, ownership)
+        return fork_graph(GraphMemory(self._source.graph), outputs, ownership)
 
     def _branches(self, key: str) -> Mapping[str, str]:
         """The branch of a split tensor that each task uses."""

@@ -10,12 +10,9 @@ import torch
 from torch.fx import Graph, Node
 
 from recon_cli.branching.programs.liveness import Ownership, live_nodes
-from recon_cli.branching.programs.memory import GraphMemory, statistics
+from recon_cli.branching.programs.memory import Memory
 from recon_cli.errors import ReconError, quoted
 from recon_cli.layers.names import layer_of
-
-_MAY_COPY = {"reshape", "reshape_as", "flatten", "contiguous", "to", "type_as"}
-"""Operations that return a view, or else a copy."""
 
 _Key = tuple[Node, ...]
 
@@ -32,7 +29,7 @@ class GraphFork:
     instances: Mapping[tuple[Node, str], Node]
 
 
-def fork_graph(graph: Graph, outputs: Mapping[str, Collection[Node]], ownership: Ownership) -> GraphFork:
+def fork_graph(memory: Memory, outputs: Mapping[str, Collection[Node]], ownership: Ownership) -> GraphFork:
     """Fork a graph at its split layers.
 
     Every node becomes one node for each group of tasks that have the same inputs to it. So what comes before the first
@@ -41,13 +38,13 @@ def fork_graph(graph: Graph, outputs: Mapping[str, Collection[Node]], ownership:
     streams lie gets memory of its own for each group. A BatchNorm whose statistics are not split is run by every group
     in turn.
 
+    :param memory: of the graph.
     :param outputs: for each task, in order, the nodes of its outputs.
     :raises ReconError: if the graph writes what differs between the tasks into its inputs, into buffers that stay
         shared, or into memory of which it is not clear what lies in it.
     """
-    memory = GraphMemory(graph)
-    fork = _Forking(graph, memory, live_nodes(graph, memory, outputs, ownership), ownership)
-    for node in graph.nodes:
+    fork = _Forking(memory, live_nodes(memory, outputs, ownership), ownership)
+    for node in memory.graph.nodes:
         if node.op == "placeholder":
             fork.add_input(node)
         elif node.op != "output":
@@ -58,14 +55,14 @@ def fork_graph(graph: Graph, outputs: Mapping[str, Collection[Node]], ownership:
 
 
 class _Forking:
-    def __init__(self, graph: Graph, memory: GraphMemory, live: Mapping[str, set[Node]], ownership: Ownership) -> None:
+    def __init__(self, memory: Memory, live: Mapping[str, set[Node]], ownership: Ownership) -> None:
         self.graph = Graph()
         self.instances: dict[tuple[Node, str], Node] = {}
         self._memory = memory
         self._live = live
         self._ownership = ownership
-        self._positions = {node: at for at, node in enumerate(graph.nodes)}
-        self._names = {node.name for node in graph.nodes}
+        self._positions = {node: at for at, node in enumerate(memory.graph.nodes)}
+        self._names = {node.name for node in memory.graph.nodes}
 
     def add_input(self, node: Node) -> None:
         """Add an input: one for each branch, if it belongs to a split layer."""
@@ -82,7 +79,7 @@ class _Forking:
     def add_operation(self, node: Node) -> None:
         """Add what stands for an operation in the streams of all tasks."""
         tasks = [task for task in self._live if node in self._live[task]]
-        in_turn = statistics(node)
+        in_turn = self._memory.moved(node)
         for value in self._memory.written(node):
             if value not in in_turn:
                 self._separate(node, value, tasks)
@@ -180,7 +177,7 @@ class _Forking:
             made = self.graph.call_function(torch.ops.aten.clone.default, (before,))
             made.meta = dict(before.meta)
         elif written := self._memory.written(alias):
-            if len(written) > 1 or not isinstance(alias.target, torch._ops.OpOverload):
+            if len(written) > 1 or not self._memory.returns_written(alias):
                 raise _unclear(node)
             # What is written in place is returned.
             made = self._renewed(node, written[0], storage, task, renewed)
@@ -199,18 +196,13 @@ class _Forking:
 
     def _is_written_between(self, alias: Node, node: Node, storage: Node) -> bool:
         """Whether a value that may be a copy of its memory, not a view, would be another one if it was made anew."""
-        if alias.target is operator.getitem or _is_surely_view(alias):
+        if not self._memory.may_copy(alias):
             return False
         return any(
             self._positions[alias] < self._positions[other] < self._positions[node]
             and any(storage in self._memory.storages(value) for value in self._memory.written(other))
             for other in self._positions
         )
-
-
-def _is_surely_view(node: Node) -> bool:
-    assert isinstance(node.target, torch._ops.OpOverload)
-    return node.target.overloadpacket.__name__ not in _MAY_COPY
 
 
 def _maker(value: Node) -> Node:

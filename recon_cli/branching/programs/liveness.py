@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch.fx import Graph, Node
+from torch.fx import Node
 
-from recon_cli.branching.programs.memory import GraphMemory
+from recon_cli.branching.programs.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,7 @@ class Ownership:
         return self.names[node].rpartition(".")[0] if node in self.names else None
 
 
-def live_nodes(
-    graph: Graph, memory: GraphMemory, outputs: Mapping[str, Collection[Node]], ownership: Ownership
-) -> dict[str, set[Node]]:
+def live_nodes(memory: Memory, outputs: Mapping[str, Collection[Node]], ownership: Ownership) -> dict[str, set[Node]]:
     """The nodes that each task's stream consists of.
 
     These are the nodes from which the task's outputs are computed, with those that write into what they read; and the
@@ -42,10 +39,10 @@ def live_nodes(
 
     :param outputs: for each task, the nodes of its outputs.
     """
-    live = {task: _slice(graph, memory, found, ()) for task, found in outputs.items()}
+    live = {task: _slice(memory, found, ()) for task, found in outputs.items()}
     anywhere = set().union(*live.values())
     used = {task: _modules_used(nodes, ownership) for task, nodes in live.items()}
-    effects = [(node, memory.written(node)) for node in graph.nodes if _is_effect(node, memory)]
+    effects = [(node, memory.written(node)) for node in memory.graph.nodes if _is_effect(node, memory)]
     effects += [(value, [buffer]) for value, buffer in ownership.updates]
     wanted: dict[str, list[Node]] = {task: [] for task in outputs}
     for node, written in effects:
@@ -59,16 +56,16 @@ def live_nodes(
             tasks = list(outputs)
         for task in tasks:
             wanted[task].append(node)
-    return {task: _slice(graph, memory, found, wanted[task]) for task, found in outputs.items()}
+    return {task: _slice(memory, found, wanted[task]) for task, found in outputs.items()}
 
 
-def _slice(graph: Graph, memory: GraphMemory, outputs: Iterable[Node], effects: Iterable[Node]) -> set[Node]:
+def _slice(memory: Memory, outputs: Iterable[Node], effects: Iterable[Node]) -> set[Node]:
     """The nodes that some need, with those that write into what is read after them."""
     outputs = list(outputs)
     live: set[Node] = set()
     wanted = {*outputs, *effects}
     read = {storage for node in outputs for storage in memory.storages(node)}
-    for node in reversed(graph.nodes):
+    for node in reversed(memory.graph.nodes):
         if node in wanted or any(memory.storages(value) & read for value in memory.written(node)):
             live.add(node)
             wanted.update(node.all_input_nodes)
@@ -77,9 +74,9 @@ def _slice(graph: Graph, memory: GraphMemory, outputs: Iterable[Node], effects: 
     return live
 
 
-def _is_effect(node: Node, memory: GraphMemory) -> bool:
+def _is_effect(node: Node, memory: Memory) -> bool:
     """Whether a node does something that does not show in the values of a graph."""
-    if isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns:
+    if memory.acts(node):
         return True
     written = {storage for value in memory.written(node) for storage in memory.storages(value)}
     return any(storage.op == "placeholder" for storage in written)

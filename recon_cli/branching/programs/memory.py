@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -23,24 +23,23 @@ _EVALUATING = {
 }  # fmt: skip
 """Operations that return their input itself unless the argument at this position is true; their schemas do not say."""
 
+_MAY_COPY = {"reshape", "reshape_as", "flatten", "contiguous", "to", "type_as"}
+"""Operations that return a view, or else a copy."""
+
 _VIEWING = {"atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "meshgrid"}
 """Operations that return views of their inputs although their schemas do not say so."""
 
 
-class GraphMemory:
-    """The memory of a graph's values.
+class Memory:
+    """The memory of a graph's values, and what the graph's operations do to it.
 
-    :param graph: in topological order, as every graph of `torch.fx` is.
+    :ivar graph: in topological order, as every graph of `torch.fx` is.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, written: Mapping[Node, Sequence[Node]]) -> None:
+        self.graph = graph
+        self._written = written
         self._storages: dict[Node, frozenset[Node]] = {}
-        self._graphs: dict[Node, set[int] | None] = {}
-        self._written = {node: self._find_written(node) for node in graph.nodes}
-        for node in graph.nodes:
-            shared = [self._storages[source] for source in self._aliased(node)]
-            self._storages[node] = frozenset().union(*shared) if shared else frozenset([node])
 
     def storages(self, node: Node) -> frozenset[Node]:
         """The nodes that have allocated what a node's value may lie in; itself if it is new memory."""
@@ -48,16 +47,64 @@ class GraphMemory:
 
     def aliases(self, storage: Node) -> list[Node]:
         """The nodes whose values may lie in the memory that a node has allocated, in the graph's order."""
-        return [node for node in self._graph.nodes if storage in self._storages[node]]
+        return [node for node in self.graph.nodes if storage in self._storages[node]]
 
-    def written(self, node: Node) -> list[Node]:
+    def written(self, node: Node) -> Sequence[Node]:
         """The inputs whose values a node writes to."""
         return self._written[node]
 
     def read(self, node: Node) -> list[Node]:
         """The inputs on which a node's value depends."""
-        moved = statistics(node)
+        moved = self.moved(node)
         return [value for value in node.all_input_nodes if value not in moved]
+
+    def moved(self, node: Node) -> Sequence[Node]:
+        """The running statistics that an operation moves, one step at a time: a BatchNorm's when it trains."""
+        raise NotImplementedError
+
+    def acts(self, node: Node) -> bool:
+        """Whether a node is there for what it does, though it gives and writes nothing: a check, for instance."""
+        raise NotImplementedError
+
+    def is_view(self, node: Node) -> bool:
+        """Whether a node does nothing but look at its inputs' memory in another way."""
+        raise NotImplementedError
+
+    def may_copy(self, node: Node) -> bool:
+        """Whether what may be a view of its input may also be a copy of it, as with `reshape`."""
+        raise NotImplementedError
+
+    def returns_written(self, node: Node) -> bool:
+        """Whether what a node gives is what it has written to."""
+        raise NotImplementedError
+
+
+class GraphMemory(Memory):
+    """The memory of a graph of ATen's operations, as their schemas tell."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graphs: dict[Node, set[int] | None] = {}
+        self.graph = graph
+        super().__init__(graph, {node: self._find_written(node) for node in graph.nodes})
+        for node in graph.nodes:
+            shared = [self._storages[source] for source in self._aliased(node)]
+            self._storages[node] = frozenset().union(*shared) if shared else frozenset([node])
+
+    def moved(self, node: Node) -> list[Node]:
+        """The running statistics that an operation moves."""
+        return statistics(node)
+
+    def acts(self, node: Node) -> bool:
+        """Whether a node is there for what it does."""
+        return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
+
+    def may_copy(self, node: Node) -> bool:
+        """Whether what may be a view of its input may also be a copy of it."""
+        return node.target is not operator.getitem and _name(node) in _MAY_COPY
+
+    def returns_written(self, node: Node) -> bool:
+        """Whether what a node gives is what it has written to; so it is with ATen's operations in place."""
+        return isinstance(node.target, torch._ops.OpOverload)
 
     def is_view(self, node: Node) -> bool:
         """Whether a node does nothing but look at its inputs' memory in another way."""
@@ -106,7 +153,7 @@ class GraphMemory:
         if node.op != "get_attr":
             return None
         if node not in self._graphs:
-            owner = self._graph.owning_module
+            owner = self.graph.owning_module
             found = None if owner is None else getattr(owner, str(node.target), None)
             self._graphs[node] = _written_inputs(found.graph) if isinstance(found, GraphModule) else None
         return self._graphs[node]
