@@ -40,6 +40,16 @@ class Network(nn.Module):
         return {task: head(features) for task, head in self.heads.items()}
 
 
+@pytest.fixture(params=["traced", "untraced"], autouse=True)
+def engines_allowed(request):
+    """The engines that `auto` may take besides the one that a test expects."""
+    if request.param == "traced":
+        yield {"graph"}
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield set()
+
+
 def inputs() -> torch.Tensor:
     return torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
@@ -99,9 +109,10 @@ def reads_a_number(net, x):
 
 
 @pytest.mark.parametrize("trunk", [reads_then_writes, reads_through_data, reads_a_number])
-def test_what_is_written_over_later_is_read_as_it_was(tmp_path, trunk):
+def test_what_is_written_over_later_is_read_as_it_was(tmp_path, engines_allowed, trunk):
     branched = check(Network(trunk), tmp_path)
-    assert branched.engine.name == "passes" and "written over later" in branched.engine.reason
+    assert branched.engine.name in {"passes"} | engines_allowed
+    assert branched.engine.name == "graph" or "written over later" in branched.engine.reason
 
 
 def writes_beside_a_view(net, x):
@@ -126,8 +137,8 @@ def wraps(net, x):
 
 
 @pytest.mark.parametrize("trunk", [catches, wraps])
-def test_a_network_that_catches_exceptions_does_not_hide_that_a_call_cannot_be_shared(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "passes"
+def test_a_network_that_catches_exceptions_does_not_hide_that_a_call_cannot_be_shared(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"passes"} | engines_allowed
 
 
 def reverses_gradients(net, x):
@@ -143,8 +154,8 @@ def reverses_gradients_further_down(net, x):
 
 
 @pytest.mark.parametrize("trunk", [reverses_gradients, reverses_gradients_further_down])
-def test_a_hook_on_what_is_shared_acts_once_on_every_gradient(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "calls"
+def test_a_hook_on_what_is_shared_acts_once_on_every_gradient(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 def replaces_data(net, x):
@@ -162,8 +173,8 @@ def writes_from_numpy(net, x):
 
 
 @pytest.mark.parametrize("trunk", [replaces_data, writes_from_numpy])
-def test_what_is_changed_without_a_call_is_not_shared(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "calls"
+def test_what_is_changed_without_a_call_is_not_shared(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 def differentiates(net, x):
@@ -181,8 +192,8 @@ def differentiates_twice(net, x):
 
 
 @pytest.mark.parametrize("trunk", [differentiates, differentiates_twice])
-def test_a_network_can_differentiate_through_what_is_shared(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "calls"
+def test_a_network_can_differentiate_through_what_is_shared(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 def pushes_forward(net, x):
@@ -199,8 +210,8 @@ def maps(net, x):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("trunk", [pushes_forward, maps])
-def test_a_transform_inside_of_a_network_is_run_by_every_pass(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "calls"
+def test_a_transform_inside_of_a_network_is_run_by_every_pass(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 def writes_in_inference_mode(net, x):
@@ -212,8 +223,8 @@ def writes_in_inference_mode(net, x):
     return net.behind(y.clone())
 
 
-def test_writes_in_inference_mode_are_seen(tmp_path):
-    assert check(Network(writes_in_inference_mode), tmp_path).engine.name == "passes"
+def test_writes_in_inference_mode_are_seen(tmp_path, engines_allowed):
+    assert check(Network(writes_in_inference_mode), tmp_path).engine.name in {"passes"} | engines_allowed
 
 
 class Square(torch.autograd.Function):
@@ -277,8 +288,8 @@ ADDING = [
 
 
 @pytest.mark.parametrize("trunk", ADDING)
-def test_what_a_pass_writes_to_is_its_own(tmp_path, trunk):
-    assert check(Network(trunk), tmp_path).engine.name == "calls"
+def test_what_a_pass_writes_to_is_its_own(tmp_path, engines_allowed, trunk):
+    assert check(Network(trunk), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 @dataclass
@@ -299,8 +310,8 @@ class WritesToOutputs(nn.Module):
         return outputs
 
 
-def test_what_was_written_to_is_returned_in_any_form(tmp_path):
-    assert check(WritesToOutputs(), tmp_path).engine.name == "calls"
+def test_what_was_written_to_is_returned_in_any_form(tmp_path, engines_allowed):
+    assert check(WritesToOutputs(), tmp_path).engine.name in {"calls"} | engines_allowed
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

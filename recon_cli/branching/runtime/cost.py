@@ -82,9 +82,8 @@ def _alone(model: nn.Module, layer: SplitLayer, tasks: Sequence[str]) -> Branchi
 
 def _branched(model: nn.Module, plan: BranchingPlan, args: Any, kwargs: Any) -> int:
     branched = BranchedModel(copy.deepcopy(model), plan).eval()
-    with torch.no_grad():
-        # The first run finds out which heads are needless in which stream.
-        branched(*args, **kwargs)
+    # The first run finds out which heads are needless in which stream.
+    _counted(lambda: branched(*args, **kwargs))
     return _counted(lambda: branched(*args, **kwargs))
 
 

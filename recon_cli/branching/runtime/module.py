@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,10 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
+from recon_cli.branching.runtime.circumstances import OneCode
 from recon_cli.branching.runtime.engines import Before, Engine, EngineName, first_engine
 from recon_cli.branching.runtime.equal_calls import EqualCalls, SharedWriteError
 from recon_cli.branching.runtime.needless import NeedlessCall
 from recon_cli.branching.runtime.parts import find_split_parts
+from recon_cli.branching.runtime.tracing import StaleError, TracedNetwork, UntraceableError
 from recon_cli.branching.runtime.tree import Bond, Copy, TreeBuilder
 from recon_cli.branching.runtime.views import make_views
 from recon_cli.checkpoints.state_dict import tied_groups
@@ -39,13 +41,13 @@ def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine
     The copies start from `model`'s present weights. Tensors are not copied without need: those of unsplit layers and of
     the first branch of every split layer are `model`'s own, so train one of the two networks, not both.
 
-    A forward pass runs the network's code once for every task, but what is the same for several tasks is computed once:
-    everything before the first split layer, and behind it every stream as far as it differs. In the trunk dropout draws
-    one mask, and a BatchNorm updates its running statistics once. Behind a split, dropout draws a mask for every
-    stream, and a BatchNorm that stays shared is updated by every stream in turn; of buffers that are replaced rather
-    than written to, the last stream's remains. A region under activation checkpointing, other hooks on saved tensors,
-    or a transform such as `torch.func.jvp`, runs once for every task, as does all behind it; so does what the network
-    hooks, hands to numpy, or draws without gradients. What is compiled by itself inside the network runs uncompiled.
+    What is the same for several tasks is computed once: everything before the first split layer, and behind it every
+    stream as far as it differs. In the trunk dropout draws one mask, and a BatchNorm updates its running statistics
+    once. Behind a split, dropout draws a mask for every stream, and a BatchNorm that stays shared is updated by every
+    stream in turn; of buffers that are replaced rather than written to, the last stream's remains. With the engine
+    `calls`, a region under activation checkpointing, other hooks on saved tensors, or a transform such as
+    `torch.func.jvp`, runs once for every task, as does all behind it; so does what the network hooks, hands to numpy,
+    or draws without gradients; and what is compiled by itself inside the network runs uncompiled.
 
     `branched(x, tasks=["segmentation"])` computes the outputs of these tasks alone, and returns them in a dictionary.
     If the network's own `forward` takes an argument `tasks`, it is handed on instead.
@@ -53,9 +55,9 @@ def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine
     :param model: any `nn.Module` that returns one output per task: a mapping by task name, a tuple in task order, or an
         object with attributes.
     :param manifest: the manifest, or the path of a manifest or of a branched safetensors file.
-    :param engine: `calls` computes once what is the same for several tasks, whatever the network's code does; `passes`
-        computes everything for every task. `auto` is the first, and becomes the second, with a warning, when the
-        network writes for one task into what another one reads. :attr:`BranchedModel.engine` says which and why.
+    :param engine: `graph` runs a fork of the graph that PyTorch's compiler traces; `calls` runs the code once for every
+        task, but equal calls once, whatever the code does; `passes` computes everything for every task. `auto` is the
+        first of them that is right for the network. :attr:`BranchedModel.engine` says which and why.
     :raises ReconError: if the manifest is of another network, or the network cannot be taken apart.
     """
     if not isinstance(manifest, Manifest):
@@ -75,6 +77,7 @@ class BranchedModel(nn.Module):
         self._asked = engine
         self._engine = first_engine(engine)
         self._needless: dict[tuple[object, ...], Mapping[str, Mapping[int, NeedlessCall]]] = {}
+        self._traced: TracedNetwork | None = None
         self._hands_tasks_on = "tasks" in inspect.signature(model.forward).parameters
         parts = find_split_parts(model, plan)
         # Views stay out of the module tree: their tensors would be listed once more for every task.
@@ -86,6 +89,7 @@ class BranchedModel(nn.Module):
             self._bonds[bond.task].append(bond)
         self._clones: tuple[tuple[nn.Module, nn.Module], ...] = tuple(builder.clones)
         self._copies: tuple[Copy, ...] = tuple(builder.copies)
+        self._one_code = OneCode(self._views)
         self.training = model.training
         expected = {place for names in plan.places.values() for place in names}
         if strange := set(self.state_dict()) ^ expected:
@@ -112,9 +116,59 @@ class BranchedModel(nn.Module):
         """
         asked = None if self._hands_tasks_on else kwargs.pop("tasks", None)
         wanted = self.task_names if asked is None else self._checked(asked)
+        output: Any
+        if self._engine.name == "graph" and not torch.compiler.is_compiling():
+            try:
+                output = self._by_graph(wanted, args, kwargs)
+            except UntraceableError as error:
+                if self._asked == "graph":
+                    raise _refused("graph", str(error)) from None
+                output = self._by_code(wanted, args, kwargs, joins=asked is None)
+                # The code may fail in both ways for a reason that the user mends.
+                if error.lasts and self._engine.name == "graph":
+                    self._engine = Engine("calls", str(error))
+                return output
+            return output if asked is None else self._parts(output, wanted)
+        return self._by_code(wanted, args, kwargs, joins=asked is None)
+
+    def _by_graph(self, tasks: tuple[str, ...], args: Any, kwargs: Any) -> Any:
+        """What the network's forked graph returns.
+
+        :raises UntraceableError: if no graph stands for the network's code.
+        """
+        doubt = self._one_code.doubt(self.modules())
+        if doubt is not None:
+            raise UntraceableError(doubt, lasts=False)
+        traced = self._traced = self._traced or TracedNetwork(self._views, self._bonds)
+        circumstances = (torch.is_grad_enabled(), *self._circumstances(), *_shapes((args, kwargs)))
+        self._renew(self.task_names)
+        has_gradients = torch.is_grad_enabled()
+        # As for passes, whose inputs have to count how often they are written to.
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
+            args, kwargs = tree_map(_counting, (args, kwargs))
+            if traced.knows(circumstances):
+                with suppress(StaleError):
+                    return traced.run(tasks, args, kwargs)
+            before = Before(self)
+            try:
+                traced.learn(circumstances, args, kwargs)
+                before.restore()
+                return traced.run(tasks, args, kwargs)
+            except StaleError:
+                before.restore()
+                raise UntraceableError("its code reads what it changes itself") from None
+            except Exception:
+                before.restore()
+                raise
+
+    def _by_code(self, wanted: tuple[str, ...], args: Any, kwargs: Any, *, joins: bool) -> Any:
+        """Run the tasks' passes.
+
+        :param joins: whether the result is what the network returns, or a dictionary of the tasks' parts of it.
+        """
         outputs, calls = self._outputs(wanted, args, kwargs)
         joined: Any
-        if asked is None:
+        if joins:
             joined = join_outputs(outputs)
         else:
             joined = {task: output_of(outputs[task], self.task_names, task) for task in wanted}
@@ -122,6 +176,9 @@ class BranchedModel(nn.Module):
         for key, watched in calls.items():
             self._needless[key] = watched.learned()
         return joined
+
+    def _parts(self, output: Any, tasks: tuple[str, ...]) -> dict[str, Any]:
+        return {task: output_of(output, self.task_names, task) for task in tasks}
 
     def _checked(self, tasks: Sequence[str]) -> tuple[str, ...]:
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
@@ -136,16 +193,14 @@ class BranchedModel(nn.Module):
         """What the network returns in the pass of each task, and what can be learned from the passes."""
         if torch.compiler.is_compiling():
             return self._by_passes(tasks, args, kwargs), {}
-        if self._engine.name == "calls":
+        if self._engine.name != "passes":
             before = Before(self)
             try:
                 return self._by_calls(tasks, args, kwargs, before)
             except SharedWriteError as error:
                 reason = str(error)
                 if self._asked == "calls":
-                    raise ReconError(
-                        f"the model cannot be run by the engine `calls`: {reason}", "leave the engine to `auto`"
-                    ) from None
+                    raise _refused("calls", reason) from None
             before.restore()
             self._engine = Engine("passes", reason)
             warnings.warn(f"the branched model is run once for every task from now on: {reason}", stacklevel=4)
@@ -280,7 +335,7 @@ class BranchedModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles; what was learned of calls is learned again."""
-        return {**vars(self), "_needless": {}}
+        return {**vars(self), "_needless": {}, "_traced": None}
 
 
 _REMEMBERED = 16
@@ -326,6 +381,10 @@ def plan_for(model: nn.Module, manifest: Manifest | SplitPlan) -> BranchingPlan:
                 f"but in this model it would be at {listed(plan.places[key])}"
             )
     return plan
+
+
+def _refused(engine: str, reason: str) -> ReconError:
+    return ReconError(f"the model cannot be run by the engine `{engine}`: {reason}", "leave the engine to `auto`")
 
 
 def _uncompiled() -> AbstractContextManager[object]:

@@ -1,0 +1,342 @@
+"""The engine `graph`: when it runs a network, when it leaves it to another engine, and what it computes."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+import recon_cli
+from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.errors import ReconError
+from tests.branching.catalogue import Bottleneck, Heads, sequential
+from tests.branching.test_engines import move_apart, resnet
+from tests.branching.test_module import manifest_of
+
+TASKS = ("a", "b")
+
+
+class Network(nn.Module):
+    """A split layer, a layer behind it, and whatever is done with them."""
+
+    def __init__(self, trunk: Callable[[Network, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.split, self.behind = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})
+        self.trunk = trunk
+        self.scale = 1.0
+        self.seen = 0
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.trunk(self, x)
+        return {task: head(features) for task, head in self.heads.items()}
+
+
+def plain(net: Network, x: torch.Tensor) -> torch.Tensor:
+    return torch.relu(net.behind(net.split(x)))
+
+
+def both(model: nn.Module, folder: Any, layers: tuple[str, ...] = ("split",), tasks: tuple[str, ...] = TASKS) -> Any:
+    """The branched network with the engine `auto`, and the same with `calls`, its copies apart."""
+    manifest = manifest_of(model, list(layers), tasks, folder)
+    auto, calls = (recon_cli.branch(copy.deepcopy(model), manifest, engine) for engine in ("auto", "calls"))
+    move_apart(auto)
+    calls.load_state_dict(auto.state_dict())
+    return auto, calls
+
+
+def agree(auto: BranchedModel, calls: BranchedModel, *args: Any) -> None:
+    found, expected = auto(*args), calls(*args)
+    for task, value in expected.items():
+        assert torch.equal(found[task], value)
+
+
+def x(rows: int = 3) -> torch.Tensor:
+    return torch.rand(rows, 4)
+
+
+def operations(run: Callable[[], object], name: str) -> int:
+    """How often an operation is run; a profiler, unlike a mode, is seen by no network."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    return sum(event.name == name for event in profiled.events())
+
+
+@pytest.mark.parametrize(
+    ("layer", "convolutions"),
+    [("trunk.0", 18), ("trunk.1.conv1", 9 + 2 + 1 + 4), ("trunk.2.conv3", 10), ("trunk.2.down", 10)],
+)
+def test_what_the_tasks_share_is_run_once_and_streams_as_far_as_they_differ(tmp_path, layer, convolutions):
+    branched = recon_cli.branch(resnet(), manifest_of(resnet(), [layer], TASKS, tmp_path), "graph")
+    batch = torch.rand(2, 1, 8, 8)
+    branched(batch)
+    assert operations(lambda: branched(batch), "aten::conv2d") == convolutions
+    assert operations(lambda: branched(batch), "aten::linear") == 2
+    branched(batch, tasks=["b"])
+    assert operations(lambda: branched(batch, tasks=["b"]), "aten::conv2d") == 9
+    assert operations(lambda: branched(batch, tasks=["b"]), "aten::linear") == 1
+
+
+def test_heads_of_other_tasks_are_not_run(tmp_path):
+    tasks = tuple(f"t{at}" for at in range(5))
+    model = Heads(sequential(nn.Conv2d(1, 8, 3), Bottleneck(8, 2)), 8, tasks)
+    branched = recon_cli.branch(model, manifest_of(model, ["trunk.0"], tasks, tmp_path), "graph")
+    batch = torch.rand(2, 1, 8, 8)
+    branched(batch)
+    assert operations(lambda: branched(batch), "aten::linear") == 5
+
+
+def test_one_task_alone_gets_what_it_gets_beside_the_others(tmp_path):
+    auto, _ = both(Network(plain), tmp_path)
+    batch = x()
+    every = auto(batch)
+    alone = auto(batch, tasks=["b"])
+    assert list(alone) == ["b"] and torch.equal(alone["b"], every["b"])
+    assert auto.engine.name == "graph"
+
+
+def test_modes_gradients_shapes_and_frozen_weights_may_change_between_calls(tmp_path):
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.split = nn.BatchNorm1d(4), nn.Linear(4, 4)
+            self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})
+
+        def forward(self, x):
+            features = self.split(self.norm(x))
+            return {task: head(features) for task, head in self.heads.items()}
+
+    auto, calls = both(Noisy(), tmp_path)
+    for rows in (3, 5):
+        agree(auto.train(), calls.train(), x(rows))
+        agree(auto.eval(), calls.eval(), x(rows))
+        with torch.no_grad():
+            agree(auto, calls, x(rows))
+    for branched in (auto, calls):
+        branched.get_parameter("split.tasks.a.weight").requires_grad_(False)
+    agree(auto.train(), calls.train(), x())
+    sum(value.sum() for value in auto(x()).values()).backward()
+    assert auto.get_parameter("split.tasks.a.weight").grad is None
+    assert auto.get_parameter("split.tasks.b.weight").grad is not None
+    assert auto.engine.name == "graph"
+
+
+def test_numbers_that_the_code_reads_may_change_between_calls(tmp_path):
+    def scaled(net, x):
+        return net.behind(net.split(x) * net.heads.scale)
+
+    auto, calls = both(Network(scaled), tmp_path)
+    for scale in (1.0, 2.0, 3.0, 4.0, 5.0):
+        for branched in (auto, calls):
+            branched.heads.scale = scale
+        agree(auto, calls, x())
+
+
+def test_draws_of_python_are_drawn_in_every_call(tmp_path):
+    def drops(net, x):
+        return net.behind(x) if random.random() < 0.5 else net.behind(net.split(x))
+
+    auto, _ = both(Network(drops), tmp_path)
+    random.seed(0)
+    batch = x()
+    found = {tuple(auto(batch)["b"].flatten().tolist()) for _ in range(20)}
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize("attribute", ["seen", "features"])
+def test_what_the_code_keeps_in_attributes_is_left_to_another_engine(tmp_path, attribute):
+    def keeps(net, x):
+        net.seen += 1
+        value = net.behind(net.split(x))
+        if attribute == "features":
+            net.features = value
+        return value * net.seen
+
+    auto, calls = both(Network(keeps), tmp_path)
+    for _ in range(5):
+        found, expected = auto(torch.ones(1, 4)), calls(torch.ones(1, 4))
+        assert found.keys() == expected.keys() and all(torch.isfinite(value).all() for value in found.values())
+    assert auto.engine.name == "calls"
+
+
+def test_a_tensor_that_is_registered_nowhere_is_left_to_another_engine(tmp_path):
+    model = Network(lambda net, x: net.behind(net.split(x)) + net.offset)
+    model.offset = torch.ones(4)
+    auto, calls = both(model, tmp_path)
+    agree(auto, calls, x())
+    assert auto.engine.name == "calls" and "no parameter, no buffer" in auto.engine.reason
+
+
+def test_hooks_are_called_in_every_pass_as_long_as_they_are_there(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    agree(auto, calls, x())
+    seen = []
+    handle = auto.get_submodule("split.tasks.b").register_forward_hook(lambda *_: seen.append("b"))
+    agree(auto, calls, x())
+    assert seen == ["b"]
+    handle.remove()
+    agree(auto, calls, x())
+    assert seen == ["b"] and auto.engine.name == "graph"
+
+
+def test_copies_that_are_set_differently_compute_different_things(tmp_path):
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+            self.heads = nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})
+
+        def forward(self, x):
+            x = x[None]
+            features = self.attention(x, x, x)[0][0]
+            return {task: head(features) for task, head in self.heads.items()}
+
+    model = Dropping()
+    auto, _ = both(model, tmp_path, ("attention", "attention.out_proj"))
+    auto.eval()
+    batch = x()
+    quiet = auto(batch)
+    auto.train()
+    noisy = auto(batch)
+    assert not torch.equal(noisy["b"], quiet["b"])
+    (tmp_path / "norm").mkdir()
+    auto, _ = both(Heads(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4)), 4), tmp_path / "norm", ("trunk.0",))
+    auto.get_submodule("trunk.0.tasks.b").eval()
+    before = auto.state_dict()["trunk.0.tasks.b.running_mean"].clone()
+    auto(batch)
+    assert torch.equal(auto.state_dict()["trunk.0.tasks.b.running_mean"], before)
+    assert not torch.equal(auto.state_dict()["trunk.0.tasks.a.running_mean"], before)
+
+
+def test_code_that_fails_fails_with_its_own_error_and_is_traced_when_it_is_mended(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            auto(torch.rand(3, 5))
+    agree(auto, calls, x())
+    assert auto.engine.name == "graph"
+
+
+def test_autocast_inside_and_outside_of_the_network(tmp_path):
+    def lower(net, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return net.behind(net.split(x)).float()
+
+    auto, calls = both(Network(lower), tmp_path)
+    agree(auto, calls, x())
+    with torch.autocast("cpu", torch.bfloat16):
+        agree(auto, calls, x())
+        assert auto(x())["a"].dtype is torch.bfloat16
+    assert auto.engine.name == "graph"
+
+
+def test_a_network_that_fails_inside_autocast_leaves_it(tmp_path):
+    def fails(net, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            x = net.split(x)
+            return torch.linalg.cholesky(x.float() @ x.float().T - net.behind.weight.sum().abs() * 1e6)
+
+    auto, _ = both(Network(fails), tmp_path)
+    with pytest.raises(RuntimeError):
+        auto(x(4))
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_it_is_copied_and_pickled_after_a_run(tmp_path):
+    auto, calls = both(resnet(), tmp_path, ("trunk.1.conv1",))
+    batch = torch.rand(2, 1, 8, 8)
+    auto.eval()
+    calls.eval()
+    agree(auto, calls, batch)
+    for other in (copy.deepcopy(auto), pickle.loads(pickle.dumps(auto))):
+        agree(other, calls, batch)
+        with torch.no_grad():
+            other.get_parameter("trunk.1.conv1.tasks.a.weight").zero_()
+        assert not torch.equal(other(batch)["a"], calls(batch)["a"])
+    agree(auto, calls, batch)
+
+
+def test_tensors_that_are_put_in_others_places_are_used(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    agree(auto, calls, x())
+    state = {name: torch.rand_like(value) for name, value in auto.state_dict().items()}
+    auto.load_state_dict(state, assign=True)
+    calls.load_state_dict(state)
+    agree(auto, calls, x())
+    found = torch.func.functional_call(auto, state, (torch.ones(1, 4),))
+    assert torch.equal(found["b"], calls(torch.ones(1, 4))["b"])
+    auto.double()
+    calls.double()
+    agree(auto, calls, x().double())
+    assert auto.engine.name == "graph"
+
+
+def test_inputs_of_many_shapes_are_run_call_by_call(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    for rows in range(1, 12):
+        agree(auto, calls, x(rows))
+    assert auto.engine.name == "graph"
+
+
+def test_an_input_that_is_written_to_is_written_to_once(tmp_path):
+    def counts(net, x):
+        x.add_(1)
+        return net.behind(net.split(x))
+
+    auto, calls = both(Network(counts), tmp_path)
+    batch, other = torch.zeros(3, 4), torch.zeros(3, 4)
+    for times in (1, 2):
+        found, expected = auto(batch), calls(other)
+        assert torch.equal(batch, torch.full((3, 4), float(times)))
+        assert all(torch.equal(found[task], expected[task]) for task in TASKS)
+    assert auto.engine.name == "graph"
+
+
+class Mapped(OrderedDict):
+    """A mapping of the user's own."""
+
+
+def test_outputs_of_other_types_keep_them(tmp_path):
+    class Model(Network):
+        def forward(self, x):
+            return Mapped(super().forward(x))
+
+    auto, calls = both(Model(plain), tmp_path)
+    assert type(auto(x())) is Mapped
+    agree(auto, calls, x())
+
+
+def test_one_tensor_for_two_tasks_becomes_two(tmp_path):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.split = nn.Linear(4, 4)
+
+        def forward(self, x):
+            features = self.split(x)
+            return {"a": features, "b": features}
+
+    auto, calls = both(Model(), tmp_path)
+    agree(auto, calls, x())
+    assert not torch.equal(*auto(x()).values())
+
+
+def test_it_says_why_it_cannot_when_it_is_asked_for(tmp_path):
+    def decides(net, x):
+        value = net.split(x)
+        return net.behind(value) if value.sum() > 0 else value
+
+    branched = recon_cli.branch(Network(decides), manifest_of(Network(decides), ["split"], TASKS, tmp_path), "graph")
+    with pytest.raises(ReconError, match="engine `graph`: its code cannot be traced"):
+        branched(x())
+    branched.trunk = plain
+    with torch.compiler.set_stance("force_eager"), pytest.raises(ReconError, match="switched off"):
+        branched(x())
