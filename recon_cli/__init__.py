@@ -13,6 +13,7 @@ from recon_cli.errors import ReconError
 
 if TYPE_CHECKING:
     from recon_cli.artifacts.cosines import Cosines
+    from recon_cli.artifacts.dataflow import Dataflow
     from recon_cli.artifacts.manifest import Manifest
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from recon_cli.branching.runtime.module import BranchedModel, branch
     from recon_cli.branching.unsplit import unsplit
     from recon_cli.checkpoints.diff import diff
+    from recon_cli.dataflow.recording import dataflow_of
     from recon_cli.profiling.profiler import ConflictProfiler
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "BranchingCost",
     "ConflictProfiler",
     "Cosines",
+    "Dataflow",
     "Manifest",
     "Ranking",
     "ReconError",
@@ -35,6 +38,7 @@ __all__ = [
     "__version__",
     "branch",
     "branching_cost",
+    "dataflow_of",
     "diff",
     "extract",
     "unsplit",
@@ -45,11 +49,13 @@ _HOMES = {
     "BranchingCost": "recon_cli.branching.runtime.cost",
     "ConflictProfiler": "recon_cli.profiling.profiler",
     "Cosines": "recon_cli.artifacts.cosines",
+    "Dataflow": "recon_cli.artifacts.dataflow",
     "Manifest": "recon_cli.artifacts.manifest",
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",
     "branch": "recon_cli.branching.runtime.module",
     "branching_cost": "recon_cli.branching.runtime.cost",
+    "dataflow_of": "recon_cli.dataflow.recording",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
     "unsplit": "recon_cli.branching.unsplit",

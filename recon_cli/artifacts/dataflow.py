@@ -15,10 +15,15 @@ class Operation(Record):
     """One operation of a forward pass, or several that always run together."""
 
     flops: int = Field(ge=0, description="floating-point operations, as torch counts them")
-    inputs: tuple[Index, ...] = Field(description="positions of the earlier operations on whose results it depends")
+    inputs: tuple[Index, ...] = Field(
+        description="positions of the earlier operations on whose results it depends, but for those at which streams "
+        "never part further than at another one of them"
+    )
     reads: tuple[str, ...] = Field(description="tensors of the state dict that it reads, a tied one by its first name")
     moves: tuple[str, ...] = Field(description="buffers of the state dict that it writes to")
-    tasks: tuple[Index, ...] = Field(description="positions of the tasks whose outputs depend on it")
+    tasks: tuple[Index, ...] = Field(
+        description="positions of the tasks whose outputs depend on it, or in whose streams it moves buffers"
+    )
 
 
 class Dataflow(Record):

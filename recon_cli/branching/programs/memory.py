@@ -9,14 +9,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-_STATISTICS = {
-    "batch_norm": ((3, 4), 5), "instance_norm": ((3, 4), 5), "native_batch_norm": ((3, 4), 5),
-    "_native_batch_norm_legit": ((3, 4), 5), "cudnn_batch_norm": ((3, 4), 5), "miopen_batch_norm": ((3, 4), 5),
-}  # fmt: skip
-"""ATen's operations with running statistics: the positions of these and of the argument that is true when they train.
-
-The schemas of most do not say that they write to them.
-"""
+from recon_cli.dataflow.aten import aliases_of, argument_of, name_of, statistics_of
 
 _EVALUATING = {
     "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2, "feature_alpha_dropout": 2,
@@ -163,12 +156,7 @@ def statistics(node: Node) -> list[Node]:
     """The running statistics that an operation moves, one step at a time: a BatchNorm's when it trains."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return []
-    if _name(node) not in _STATISTICS:
-        return []
-    places, trains = _STATISTICS[_name(node)]
-    if not _argument(node, trains):
-        return []
-    return [value for at in places if isinstance(value := _argument(node, at), Node)]
+    return [value for value in statistics_of(node.target, node.args, node.kwargs) if isinstance(value, Node)]
 
 
 def _written_inputs(graph: Graph) -> set[int]:
@@ -181,23 +169,14 @@ def _written_inputs(graph: Graph) -> set[int]:
 def _aliases(node: Node) -> Iterator[tuple[Node, bool]]:
     """The inputs that an operation's schema says it writes to or returns views of, and whether it writes."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    for at, argument in enumerate(node.target._schema.arguments):
-        if argument.alias_info is not None:
-            value = node.args[at] if at < len(node.args) else node.kwargs.get(argument.name)
-            for leaf in tree_leaves(value):
-                if isinstance(leaf, Node):
-                    yield leaf, argument.alias_info.is_write
+    return (alias for alias in aliases_of(node.target, node.args, node.kwargs) if isinstance(alias[0], Node))
 
 
 def _name(node: Node) -> str:
     assert isinstance(node.target, torch._ops.OpOverload)
-    return str(node.target.overloadpacket.__name__)
+    return name_of(node.target)
 
 
 def _argument(node: Node, at: int) -> object:
-    """An argument of an operation, given by position or by name; None if it is left to its default."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    arguments = node.target._schema.arguments
-    if at < len(node.args):
-        return node.args[at]
-    return node.kwargs.get(arguments[at].name) if at < len(arguments) else None
+    return argument_of(node.target, node.args, node.kwargs, at)

@@ -18,6 +18,7 @@ from recon_cli.artifacts.manifest import Manifest, SplitLayer, SplitPlan
 from recon_cli.branching.manifests import read_record
 from recon_cli.branching.plan import BranchingPlan, plan_branching
 from recon_cli.branching.runtime.module import BranchedModel, plan_for
+from recon_cli.dataflow.flops import FORMULAS
 from recon_cli.random_states import random_states, set_random_states
 
 
@@ -88,7 +89,8 @@ def _branched(model: nn.Module, plan: BranchingPlan, args: Any, kwargs: Any) -> 
 
 
 def _counted(run: Callable[[], object]) -> int:
+    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
     # Under a mode, as the branched network runs under one, layers take no shortcuts that are not counted.
-    with torch.no_grad(), BaseTorchFunctionMode(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), BaseTorchFunctionMode(), counter:
         run()
     return int(counter.get_total_flops())

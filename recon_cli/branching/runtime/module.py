@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +18,7 @@ from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.branching.manifests import read_manifest
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.runtime.circumstances import OneCode
-from recon_cli.branching.runtime.engines import Before, Engine, EngineName, first_engine
+from recon_cli.branching.runtime.engines import Engine, EngineName, first_engine
 from recon_cli.branching.runtime.equal_calls import EqualCalls, SharedWriteError
 from recon_cli.branching.runtime.needless import NeedlessCall
 from recon_cli.branching.runtime.parts import find_split_parts
@@ -28,6 +27,7 @@ from recon_cli.branching.runtime.tree import Bond, Copy, TreeBuilder
 from recon_cli.branching.runtime.views import make_views
 from recon_cli.checkpoints.state_dict import tied_groups
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
+from recon_cli.network_states import Before, uncompiled
 from recon_cli.outputs import join_outputs, kept_parts, output_of
 
 
@@ -253,7 +253,7 @@ class BranchedModel(nn.Module):
         outputs: dict[str, Any] = {}
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
-        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients), _uncompiled():
+        with torch.inference_mode(False), torch.set_grad_enabled(has_gradients), uncompiled():
             args, kwargs = tree_map(_counting, (args, kwargs))
             calls.know((args, kwargs))
             for task in tasks:
@@ -385,12 +385,6 @@ def plan_for(model: nn.Module, manifest: Manifest | SplitPlan) -> BranchingPlan:
 
 def _refused(engine: str, reason: str) -> ReconError:
     return ReconError(f"the model cannot be run by the engine `{engine}`: {reason}", "leave the engine to `auto`")
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Parts of a network that are compiled by themselves run as they were written: no call inside could be seen."""
-    # What has not been imported has compiled nothing, and takes seconds to import.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _unpacked(inputs: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What a forward pass does: which operations depend on which, on which tensors, and what they cost."""
