@@ -53,7 +53,7 @@ def record(model: nn.Module, tasks: Sequence[str], run: Callable[[], Any]) -> Da
     """
     operations = Operations(model.state_dict(keep_vars=True), _buffers(model))
     with leaving_no_trace(model), _as_written():
-        with _Calls(operations), _Recording(operations):
+        with _Calls(operations), Recording(operations):
             output = run()
         for name, buffer in _buffers(model).items():
             operations.replace(name, buffer)
@@ -117,7 +117,7 @@ class _Calls(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
 
 
-class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for its modes
+class Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for its modes
     """Notes every operation that runs."""
 
     supports_higher_order_operators = True

@@ -19,15 +19,14 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.programs.graph_fork import GraphFork, fork_graph
 from recon_cli.branching.programs.liveness import Ownership
 from recon_cli.branching.programs.memory import GraphMemory
+from recon_cli.dataflow.exported import tasks_of_leaves
 from recon_cli.errors import ReconError, quoted
 from recon_cli.layers.names import layer_of
-from recon_cli.outputs import output_of
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _CLEAR = (OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION)
@@ -58,7 +57,7 @@ class _Forking:
         self._layers = {name: layer for layer in plan.layers for name in (layer.name, *layer.aliases)}
         self._nodes: Mapping[str, Node] = {node.name: node for node in program.graph.nodes}
         self._results: Sequence[Any] = program.graph.output_node().args[0]
-        self._owners = _tasks_of_leaves(program, plan.tasks)
+        self._owners = tasks_of_leaves(program, plan.tasks)
         self._fork = self._forked()
 
     def program(self) -> ExportedProgram:
@@ -183,26 +182,6 @@ def _check_signature(signature: ExportGraphSignature) -> None:
         if each.kind is InputKind.TOKEN:
             token = quoted(each.arg.name)
             raise ReconError(f"the program orders its effects by the token {token}, which is not supported")
-
-
-def _tasks_of_leaves(program: ExportedProgram, tasks: Sequence[str]) -> list[str]:
-    """The task of each leaf of a program's output; the first task for what belongs to none.
-
-    :raises ReconError: if the output has no part for a task.
-    """
-    spec = program.call_spec.out_spec
-    assert spec is not None
-    output = tree_unflatten(list(range(spec.num_leaves)), spec)
-    if isinstance(output, int):
-        raise ReconError(
-            f"the program returns one tensor for {len(tasks)} tasks",
-            "return one output per task: a mapping, a tuple in task order, or an object with attributes",
-        )
-    owners = [tasks[0]] * spec.num_leaves
-    for task in tasks:
-        for leaf in tree_leaves(output_of(output, tasks, task)):
-            owners[leaf] = task
-    return owners
 
 
 def _identity(value: torch.Tensor) -> int:
