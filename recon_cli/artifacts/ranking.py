@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record, name_of, read_json
 from recon_cli.artifacts.scores import UnrankedLayer
 from recon_cli.errors import ReconError, quoted
@@ -59,6 +60,7 @@ class Ranking(Document):
     layers: tuple[RankedLayer, ...]
     unranked: tuple[UnrankedLayer, ...] | None = Field(description="the model's other layers, if they are known")
     source: RankingSource
+    flow: Dataflow | None = Field(default=None, description="the network's data flow, as in the scores")
 
     @model_validator(mode="after")
     def _in_order(self) -> Ranking:
@@ -73,6 +75,8 @@ class Ranking(Document):
         positions = [layer.position for layer in self.layers]
         if any(positions) and sorted(place or 0 for place in positions) != list(range(1, len(positions) + 1)):
             raise ValueError("the positions of the layers are not those from 1 to their number")
+        if self.flow is not None and self.flow.tasks != self.tasks:
+            raise ValueError("the data flow is of other tasks")
         return self
 
     @property

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
@@ -186,6 +187,9 @@ class Scores(Document):
         default=(), description="shared representations that were named; they take no part in a ranking"
     )
     unranked: tuple[UnrankedLayer, ...]
+    flow: Dataflow | None = Field(
+        default=None, description="the network's data flow on the first batch, from which follows what splits cost"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Scores:
@@ -201,6 +205,8 @@ class Scores(Document):
                 raise ValueError(f"layer {layer.name!r} is reached by tasks that are not there")
             self._check_stages(f"layer {layer.name!r}", layer.stages, layer.tasks)
         self._check_features()
+        if self.flow is not None and self.flow.tasks != self.tasks:
+            raise ValueError("the data flow is of other tasks")
         return self
 
     def _check_features(self) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from recon_cli._version import __version__
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import first_problem
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
@@ -54,6 +55,8 @@ class ConflictProfiler:
     :param features: names of modules whose outputs the tasks share, to measure Feature Disentanglement there.
     :param memory_limit: what the gradients of several tasks may take at a time on a measured step, such as `2GB`.
         Default: a quarter of what is free.
+    :param flow: the network's data flow, which :func:`recon_cli.dataflow_of` records on an example batch. It goes into
+        the scores, so that `recon split` can tell what splits cost in operations.
     :raises ReconError: if the tasks or the network cannot be profiled.
     """
 
@@ -71,6 +74,7 @@ class ConflictProfiler:
         exclude: Sequence[str] = (),
         features: Sequence[str] = (),
         memory_limit: str | None = None,
+        flow: Dataflow | None = None,
     ) -> None:
         self._parallel = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
         model = model if self._parallel is None else self._parallel.module
@@ -78,6 +82,9 @@ class ConflictProfiler:
         if stages is not None and stages > 1 and steps is None:
             raise ReconError(f"{stages} stages need `steps`, to know where one ends")
         self.tasks = check_tasks(tasks)
+        if flow is not None and flow.tasks != self.tasks:
+            raise ReconError(f"the data flow is of the tasks {listed(flow.tasks)}, not of {listed(self.tasks)}")
+        self._flow = flow
         settings = _settings(
             iterations=steps or 1,
             stages=stages or (4 if steps else 1),
@@ -162,6 +169,7 @@ class ConflictProfiler:
             layers=measurement.scored_layers(),
             features=measurement.scored_features(),
             unranked=measurement.unranked_layers(),
+            flow=self._flow,
         )
 
     def write(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -208,6 +208,8 @@ class _Run:
         with noticing_signals() as interruption:
             while self.training.step < self.steps:
                 self._advance(interruption)
+                if self.training.step == 1 and self.training.flow_fault is not None:
+                    observer.warned(f"it will not be known what splits cost in operations: {self.training.flow_fault}")
                 if batches.restarts > restarts:
                     restarts = batches.restarts
                     observer.restarted(restarts)
@@ -322,6 +324,7 @@ class _Run:
             layers=measurement.scored_layers(),
             features=measurement.scored_features(),
             unranked=measurement.unranked_layers(),
+            flow=self.training.flow,
         )
 
     def write(self, path: Path, *, overwrite: bool = False) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from recon_cli.artifacts.dataflow import Dataflow
+from recon_cli.dataflow.recording import copied, record
 from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
@@ -35,6 +37,8 @@ class JointTraining:
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
     :ivar measured: the indices of those that had one in a measured step.
+    :ivar flow: the network's data flow, known from the first step on unless it could not be recorded.
+    :ivar flow_fault: why it could not.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class JointTraining:
         self.step = 0
         self.labelled: set[int] = set()
         self.measured: set[int] = set()
+        self.flow: Dataflow | None = None
+        self.flow_fault: str | None = None
 
     def advance(self) -> None:
         """Make one step.
@@ -70,6 +76,9 @@ class JointTraining:
         self._experiment.model.zero_grad()
         with self._ranks.together():
             batch = next(self._batches)
+            if self.step == 0:
+                # On every rank: a layer may wait for the others.
+                self._record(batch)
             with self._engine.watching() if measured else nullcontext():
                 losses = self._losses(batch)
         counts = self._ranks.counts([index in losses for index in range(len(self._measurement.tasks))])
@@ -91,6 +100,7 @@ class JointTraining:
             "labelled": sorted(self.labelled),
             "measured": sorted(self.measured),
             "saw_all": self._saw_all,
+            "flow": None if self.flow is None else self.flow.model_dump_json(),
             "parameters": {name: parameter.detach() for name, parameter in model.named_parameters()},
             "buffers": dict(model.named_buffers()),
             "optimizer": self._experiment.optimizer.state_dict(),
@@ -111,6 +121,7 @@ class JointTraining:
             experiment.optimizer.load_state_dict(state["optimizer"])
         self.step, self._saw_all = state["step"], state["saw_all"]
         self.labelled, self.measured = set(state["labelled"]), set(state["measured"])
+        self.flow = None if state["flow"] is None else Dataflow.model_validate_json(state["flow"])
         experiment.batches.restore(state["batches"][self._ranks.rank])
         set_random_states(state["random"][self._ranks.rank])
 
@@ -124,6 +135,17 @@ class JointTraining:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(saved[name])
+
+    def _record(self, batch: Batch) -> None:
+        """Record the data flow of the network, which stays as it is; a profile does not depend on it."""
+        try:
+            with user_code("the model"):
+                own = Batch(copied(batch.inputs), None)
+                self.flow = record(
+                    self._experiment.model, self._measurement.tasks, lambda: own.call(self._experiment.model)
+                )
+        except ReconError as error:
+            self.flow_fault = error.message
 
     def _train(self, losses: Mapping[int, torch.Tensor], present: Sequence[int], counts: Sequence[int]) -> None:
         with user_code("the backward pass"):

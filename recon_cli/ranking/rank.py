@@ -73,6 +73,7 @@ def rank(
             checkpoint_digest=scores.checkpoint_digest,
             complete=scores.complete,
         ),
+        flow=scores.flow,
     )
 
 
