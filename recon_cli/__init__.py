@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
     from recon_cli.branching.extract import extract
+    from recon_cli.branching.runtime.behaviour import verify_network
     from recon_cli.branching.runtime.cost import BranchingCost, branching_cost
     from recon_cli.branching.runtime.module import BranchedModel, branch
     from recon_cli.branching.unsplit import unsplit
@@ -42,6 +43,7 @@ __all__ = [
     "diff",
     "extract",
     "unsplit",
+    "verify_network",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "branch": "recon_cli.branching.runtime.module",
     "branching_cost": "recon_cli.branching.runtime.cost",
     "dataflow_of": "recon_cli.dataflow.recording",
+    "verify_network": "recon_cli.branching.runtime.behaviour",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
     "unsplit": "recon_cli.branching.unsplit",

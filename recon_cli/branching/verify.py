@@ -10,19 +10,21 @@ from recon_cli.artifacts.verification import Verification
 from recon_cli.branching.bare import open_as_recorded, open_branched
 from recon_cli.branching.manifests import find_manifest, read_manifest
 from recon_cli.branching.plan import plan_branching
-from recon_cli.checkpoints.sniffing import check_is_stored
+from recon_cli.checkpoints.sniffing import check_is_stored, sniff_format
 from recon_cli.checkpoints.streaming import digests_of
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
 
 
-def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verification:
+def verify(branched: Path, source: Path, manifest: Path | None = None, *, allow_code: bool = False) -> Verification:
     """Check a freshly split checkpoint against its source and its manifest.
 
     Every tensor of the source has to be in the manifest with its type, shape and digest; every tensor of the branched
     file has to be one that the manifest names, with the same bytes as its original.
 
     :param manifest: the manifest's file; without it, the manifest inside the branched file.
+    :param allow_code: whether programs may be loaded, although that can run code from their files; then both are run on
+        the source's example inputs, and outputs and gradients have to be equal as well.
     :raises ReconError: if a file cannot be read. What merely disagrees is listed in the result.
     """
     for checkpoint in (branched, source):
@@ -45,7 +47,24 @@ def verify(branched: Path, source: Path, manifest: Path | None = None) -> Verifi
             else:
                 copies += 1
     problems += [f"{quoted(key)} of the branched checkpoint is not in the manifest" for key in found]
-    return Verification(passed=not problems, kept=kept, copies=copies, problems=tuple(problems))
+    differences: list[str] = []
+    ran, not_run = False, None
+    if allow_code and all(path.is_file() and sniff_format(path) == "exported" for path in (branched, source)):
+        from recon_cli.branching.programs.behaviour import NotRunError, program_problems
+
+        try:
+            differences = program_problems(source, branched, record)
+            ran = True
+        except NotRunError as error:
+            not_run = str(error)
+    return Verification(
+        passed=not problems and not differences,
+        kept=kept,
+        copies=copies,
+        ran=ran,
+        not_run=not_run,
+        problems=(*problems, *differences),
+    )
 
 
 def _digested(source: CheckpointSource) -> dict[str, tuple[TensorInfo, str]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recon_cli.cli.errors import CHECK_FAILED
-from recon_cli.cli.options import Json, Quiet
+from recon_cli.cli.options import AllowCode, Json, Quiet
 from recon_cli.cli.output import Output
 
 
@@ -19,15 +19,19 @@ def command(
         Path | None,
         typer.Option("--manifest", metavar="FILE", help="The manifest; default: the one inside BRANCHED."),
     ] = None,
+    allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int | None:
-    """Check a freshly split checkpoint against its source and manifest, bit for bit. Exit code 1 if they disagree."""
+    """Check a freshly split checkpoint against its source and manifest, bit for bit. Exit code 1 if they disagree.
+
+    With --allow-exported, exported programs are run as well: outputs and gradients have to be those of the source.
+    """
     from recon_cli.branching.verify import verify
     from recon_cli.reporting.verification import verification_view
 
     sink = Output.choose(json=json, quiet=quiet)
-    found = verify(branched, source, manifest)
+    found = verify(branched, source, manifest, allow_code=allow_code)
     sink.result(found, lambda: verification_view(found))
     if found.passed:
         return None

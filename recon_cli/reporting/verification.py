@@ -16,6 +16,10 @@ def verification_view(found: Verification) -> Iterable[RenderableType]:
     """Whether all agrees, and the first of what does not."""
     if found.passed:
         yield f"verified: {found.kept} tensors kept and {found.copies} copies, all bit for bit as in the source"
+        if found.ran:
+            yield "run on the example inputs: outputs and gradients are the source's, each task's on its branches"
+        elif found.not_run is not None:
+            yield f"not run: {found.not_run}"
         return
     yield f"{counted(len(found.problems), 'difference')}:"
     for problem in found.problems[:_SHOWN]:

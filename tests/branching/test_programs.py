@@ -438,7 +438,9 @@ def test_the_command_writes_a_program_that_plain_torch_runs(recon, caplog):
     assert Manifest.from_content(json.loads(extra["recon.manifest.json"]), "it") == Manifest.read(
         Path("out.manifest.json")
     )
-    recon("verify", "out.pt2", "--source", "net.pt2").succeeds()
+    assert "run on" not in recon("verify", "out.pt2", "--source", "net.pt2").succeeds().out
+    verified = recon("verify", "out.pt2", "--source", "net.pt2", "--allow-exported").succeeds()
+    assert "run on the example inputs: outputs and gradients are the source's" in verified.out
     assert "late" in recon("inspect", "out.pt2").succeeds().out
     recon("extract", "out.pt2", "--task", "b", "-o", "b.safetensors").succeeds()
     assert set(load_file("b.safetensors")) == set(model.state_dict())
@@ -539,3 +541,41 @@ def test_what_is_tied_stays_tied_in_each_branch(recon):
         ties = dict(source.ties)
     pairs = {frozenset(pair) for pair in ties.items()}
     assert pairs == {frozenset({f"embed.tasks.{t}.weight", f"decode.tasks.{t}.weight"}) for t in ("word", "kind")}
+
+
+def test_a_program_whose_tasks_use_each_others_branches_is_found_by_running_it(recon):
+    model, x = mixed(train=False)
+    program = export(model, (x,))
+    program_file("net.pt2", program)
+    recon("split", "net.pt2", *SPLIT, "-o", "out.pt2", "--allow-exported").succeeds()
+    manifest = Manifest.read(Path("out.manifest.json"))
+    turned = {"a": "b", "b": "c", "c": "a"}
+    layers = [
+        layer.model_copy(
+            update={"branches": tuple(Branch(id=b.id, tasks=(turned[b.tasks[0]],)) for b in layer.branches)}
+        )
+        for layer in manifest.layers
+    ]
+    wrong = fork_program(program, plan_branching(program.state_dict, layers, ABC))
+    extra = {"recon.manifest.json": Path("out.manifest.json").read_text()}
+    torch.export.save(wrong, "wrong.pt2", extra_files=extra)
+    assert recon("verify", "wrong.pt2", "--source", "net.pt2").succeeds().code == 0
+    found = recon("verify", "wrong.pt2", "--source", "net.pt2", "--allow-exported", "--json")
+    assert found.code == 1 and found.document["ran"]
+    assert any("the loss of task `a` reaches `late.tasks" in problem for problem in found.document["problems"])
+
+
+def test_programs_that_cannot_be_compared_by_running_them_are_not(recon):
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late, self.last = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            x = torch.nn.functional.dropout(self.last(self.late(x)), training=True)
+            return x, x + 1, x + 2
+
+    program_file("net.pt2", export(Noisy(), (torch.rand(2, 3),)))
+    recon("split", "net.pt2", *SPLIT, "-o", "out.pt2", "--allow-exported").succeeds()
+    found = recon("verify", "out.pt2", "--source", "net.pt2", "--allow-exported").succeeds()
+    assert "not run: the programs draw random numbers" in found.out
