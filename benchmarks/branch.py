@@ -30,7 +30,7 @@ from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.zoo import resnet18
 
 Step = Callable[[], None]
-ENGINES: tuple[EngineName, ...] = ("calls", "passes")
+ENGINES: tuple[EngineName, ...] = ("graph", "calls", "passes")
 
 
 class Transformer(nn.Module):
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a branched network costs.")
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
-    print(f"{'':34}{'operations':>12}{'calls':>12}{'passes':>12}{'T passes':>12}")
+    print(f"{'':34}" + "".join(f"{column:>12}" for column in ("operations", *ENGINES, "T passes")))
     for name, network in NETWORKS.items():
         for number in (2, 9):
             tasks = tuple(f"t{at}" for at in range(number))
@@ -115,11 +115,12 @@ def main() -> None:
                 torch.manual_seed(0)
                 model, x = network.make(tasks), network.batch()
                 manifest = manifest_of(model, layer, tasks)
-                branched = {engine: recon_cli.branch(copy.deepcopy(model), manifest, engine) for engine in ENGINES}
+                branched: dict[str, recon_cli.BranchedModel] = {
+                    engine: recon_cli.branch(copy.deepcopy(model), manifest, engine) for engine in ENGINES
+                }
                 steps = {
                     "shared": step_of(model, x),
-                    "calls": step_of(branched["calls"], x),
-                    "passes": step_of(branched["passes"], x),
+                    **{engine: step_of(network, x) for engine, network in branched.items()},
                     "T passes": step_by_passes(branched["passes"], x),
                 }
                 bound = recon_cli.branching_cost(model, manifest, x).ratio
@@ -134,11 +135,9 @@ def main() -> None:
                     way: statistics.median(a / b for a, b in zip(found, seconds["shared"], strict=True))
                     for way, found in seconds.items()
                 }
-                print(
-                    f"{name + ', T = ' + str(number) + ', ' + where:34}{bound:12.2f}"
-                    f"{ratios['calls']:12.2f}{ratios['passes']:12.2f}{ratios['T passes']:12.2f}",
-                    flush=True,
-                )
+                figures = [bound, *(ratios[way] for way in (*ENGINES, "T passes"))]
+                row = "".join(f"{figure:12.2f}" for figure in figures)
+                print(f"{name + ', T = ' + str(number) + ', ' + where:34}{row}", flush=True)
 
 
 if __name__ == "__main__":
