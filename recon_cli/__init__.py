@@ -14,12 +14,12 @@ from recon_cli.errors import ReconError
 if TYPE_CHECKING:
     from recon_cli.artifacts.cosines import Cosines
     from recon_cli.artifacts.dataflow import Dataflow
-    from recon_cli.artifacts.manifest import Manifest
+    from recon_cli.artifacts.manifest import BranchingCost, Manifest
     from recon_cli.artifacts.ranking import Ranking
     from recon_cli.artifacts.scores import Scores
     from recon_cli.branching.extract import extract
     from recon_cli.branching.runtime.behaviour import verify_network
-    from recon_cli.branching.runtime.cost import BranchingCost, branching_cost
+    from recon_cli.branching.runtime.cost import branching_cost
     from recon_cli.branching.runtime.module import BranchedModel, branch
     from recon_cli.branching.unsplit import unsplit
     from recon_cli.checkpoints.diff import diff
@@ -48,7 +48,7 @@ __all__ = [
 
 _HOMES = {
     "BranchedModel": "recon_cli.branching.runtime.module",
-    "BranchingCost": "recon_cli.branching.runtime.cost",
+    "BranchingCost": "recon_cli.artifacts.manifest",
     "ConflictProfiler": "recon_cli.profiling.profiler",
     "Cosines": "recon_cli.artifacts.cosines",
     "Dataflow": "recon_cli.artifacts.dataflow",

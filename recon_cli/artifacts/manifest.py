@@ -84,6 +84,27 @@ class SourceCheckpoint(Record):
     )
 
 
+class BranchingCost(Record):
+    """The floating-point operations of a forward pass, as torch counts them: of matrix products and convolutions."""
+
+    shared: int = Field(ge=0, description="those of the network that was not split")
+    branched: int = Field(
+        ge=0, description="those of the branched network: its trunk once, each stream with its own task's head alone"
+    )
+    by_layer: dict[str, int] = Field(
+        description="for every split layer, those of the network with it alone split, and what is tied to it"
+    )
+
+    @property
+    def ratio(self) -> float:
+        """The branched network's operations relative to those of the network that was not split."""
+        return self.branched / self.shared if self.shared else 1.0
+
+    def added_by(self, layer: str) -> float:
+        """What splitting a layer alone adds, relative to the network that was not split."""
+        return self.by_layer[layer] / self.shared - 1 if self.shared else 0.0
+
+
 Policy = Literal["top-k", "min-score", "budget", "layers", "random-layers", "random-parameters", "first-k", "last-k"]
 
 
@@ -97,6 +118,12 @@ class Selection(Record):
     )
     seed: int | None = Field(default=None, description="of a random policy; null for the others")
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
+    max_cost: float | None = Field(
+        default=None,
+        ge=1,
+        description="times the operations of the shared network that were allowed; null if not limited",
+    )
+    left_out: tuple[str, ...] = Field(default=(), description="layers that were chosen, but would have exceeded that")
 
 
 class CarriedEntry(Record):
@@ -140,6 +167,7 @@ class SplitPlan(Document):
     parameters: tuple[str, ...] = Field(description="the source's parameters, in its order, a tied one once")
     entries: tuple[CarriedEntry, ...] = ()
     sizes: Sizes
+    cost: BranchingCost | None = Field(default=None, description="what it costs in operations, if that is known")
     source: PlannedSource
     selection: Selection
     output: PlannedOutput
@@ -165,6 +193,7 @@ class Manifest(Document):
     tensors: tuple[TensorRecord, ...] = Field(description="every tensor of the source, in its order")
     entries: tuple[CarriedEntry, ...] = ()
     sizes: Sizes
+    cost: BranchingCost | None = Field(default=None, description="what it costs in operations, if that is known")
     source: SourceCheckpoint
     selection: Selection
     versions: Versions

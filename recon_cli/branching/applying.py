@@ -41,7 +41,9 @@ def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
                 f"the plan contradicts itself: {quoted(tensor.key)} is not where the split of its layers puts it",
                 _AGAIN,
             )
-    return Decision(plan, document.parameters, document.sizes, document.selection)
+    if document.cost is not None and set(document.cost.by_layer) != {layer.name for layer in plan.layers}:
+        raise ReconError("the plan contradicts itself: its cost is of other layers", _AGAIN)
+    return Decision(plan, document.parameters, document.sizes, document.selection, document.cost)
 
 
 def check_content(request: PlanRequest, found: SourceCheckpoint) -> None:

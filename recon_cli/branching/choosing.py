@@ -19,14 +19,21 @@ from recon_cli.ranking.selection import Budget, Cost
 
 @dataclass(frozen=True)
 class Choice:
-    """The layers that a policy chose.
+    """The layers that a policy chose, each with a branch for every task that reaches it.
 
-    :ivar layers: each with a branch for every task that reaches it.
+    :ivar groups: those that are split as a whole or not at all, such as the layers of a module, in their order.
+    :ivar ranks: for each group, how far down the ranking it stands; without one, in which order it was named.
     :ivar wanted_parameters: how many parameters they were to have, if the policy matches a number.
     """
 
-    layers: tuple[SplitLayer, ...]
+    groups: tuple[tuple[SplitLayer, ...], ...]
+    ranks: tuple[int, ...]
     wanted_parameters: int | None = None
+
+    @property
+    def layers(self) -> tuple[SplitLayer, ...]:
+        """All of them."""
+        return tuple(layer for group in self.groups for layer in group)
 
 
 def choose(
@@ -37,7 +44,7 @@ def choose(
     :raises ReconError: if the policy needs a ranking and there is none, or finds nothing.
     """
     if wish.layers is not None:
-        return Choice(_named_layers(wish, wish.layers, ranking, parameters, tasks))
+        return _named_layers(wish, wish.layers, ranking, parameters, tasks)
     if ranking is None:
         raise ReconError(
             "there is no ranking to choose the layers from",
@@ -48,7 +55,12 @@ def choose(
     wanted = None
     if wish.random_parameters is not None:
         wanted = sum(_size(candidate, parameters) for candidate in candidates[: wish.random_parameters])
-    return Choice(tuple(_split(layer, tasks) for candidate in chosen for layer in candidate.layers), wanted)
+    ranks = {candidate.name: rank for rank, candidate in enumerate(candidates)}
+    return Choice(
+        groups=tuple(tuple(_split(layer, tasks) for layer in candidate.layers) for candidate in chosen),
+        ranks=tuple(ranks[candidate.name] for candidate in chosen),
+        wanted_parameters=wanted,
+    )
 
 
 def _apply_policy(
@@ -82,18 +94,30 @@ def _named_layers(
     ranking: Ranking | None,
     parameters: ParameterTable,
     tasks: tuple[str, ...],
-) -> tuple[SplitLayer, ...]:
+) -> Choice:
     ranked = {layer.name: layer for layer in ranking.layers} if ranking else {}
     # Layers may be called as in the file, behind what a wrapper put there.
     names = policies.explicit([_bare(name, parameters) for name in named])
+    together: Sequence[tuple[str, ...]] = [(name,) for name in names]
     if wish.granularity == "module":
         own = ranked or [name for name in parameters.layers.keys if parameters.of_layers([name])]
-        names = _inside(names, modules_of(own))
+        together = _inside(names, modules_of(own))
     first_names = {alias: layer.name for layer in ranked.values() for alias in layer.aliases}
-    # Two names of one tied layer are one layer.
-    distinct = dict.fromkeys(first_names.get(name, name) for name in names)
-    return tuple(
-        _split(ranked[name], tasks) if name in ranked else split_per_task(name, (), tasks) for name in distinct
+    seen: set[str] = set()
+    groups = []
+    for group in together:
+        # Two names of one tied layer are one layer.
+        distinct = [name for name in dict.fromkeys(first_names.get(name, name) for name in group) if name not in seen]
+        seen.update(distinct)
+        if distinct:
+            groups.append(distinct)
+    ranks = {name: rank for rank, name in enumerate(ranked)}
+    return Choice(
+        groups=tuple(
+            tuple(_split(ranked[name], tasks) if name in ranked else split_per_task(name, (), tasks) for name in group)
+            for group in groups
+        ),
+        ranks=tuple(min(ranks.get(name, len(ranks) + place) for name in group) for place, group in enumerate(groups)),
     )
 
 
@@ -101,11 +125,11 @@ def _bare(name: str, parameters: ParameterTable) -> str:
     return name if name in parameters.layers.keys else name.removeprefix(parameters.prefix)
 
 
-def _inside(names: Sequence[str], modules: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _inside(names: Sequence[str], modules: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
     for name in names:
         if name not in modules:
             raise ReconError(f"no module {quoted(name)} holds layers that can be split", did_you_mean(name, modules))
-    return tuple(layer for name in names for layer in modules[name])
+    return [modules[name] for name in names]
 
 
 def _split(layer: RankedLayer, tasks: tuple[str, ...]) -> SplitLayer:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon_cli.artifacts.manifest import CarriedEntry
+from recon_cli.branching.flows import SourceProgram
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.training_state import TreeBranching
 from recon_cli.checkpoints.pickles.nodes import path_text
@@ -64,8 +65,7 @@ def branched_content(
     plan: BranchingPlan,
     parameters: tuple[str, ...],
     shard_size: int | None,
-    *,
-    allow_code: bool,
+    program: SourceProgram,
 ) -> BranchedContent:
     """Decide what a branched checkpoint holds.
 
@@ -74,11 +74,11 @@ def branched_content(
 
     :param path: the file that is named for it.
     :param parameters: the names of the source's parameters, in its order.
-    :param allow_code: whether a program may be opened although that can run code from its file.
+    :param program: what the source is, if it is an exported program.
     :raises ReconError: if a torch file or a program is to be divided, or a program is not there or cannot be forked.
     """
     if path.suffix.lower() == PROGRAM_SUFFIX:
-        return _branched_program(path, source, plan, shard_size, allow_code=allow_code)
+        return _branched_program(path, source, plan, shard_size, program)
     as_torch = is_torch_output(path, shard_size)
     origin = source.source
     if not isinstance(origin, TorchSource):
@@ -94,7 +94,7 @@ def branched_content(
 
 
 def _branched_program(
-    path: Path, source: Unprefixed, plan: BranchingPlan, shard_size: int | None, *, allow_code: bool
+    path: Path, source: Unprefixed, plan: BranchingPlan, shard_size: int | None, opened: SourceProgram
 ) -> BranchedContent:
     origin = source.source
     weights_alone = quoted(path.with_suffix(".safetensors"))
@@ -109,12 +109,10 @@ def _branched_program(
             f"name it {weights_alone}, or leave --shard-size out",
         )
     from recon_cli.branching.programs.exported import fork_program
-    from recon_cli.checkpoints.programs.loading import check_consent, is_trainable, load_exported
+    from recon_cli.checkpoints.programs.loading import is_trainable
 
     (file,) = origin.paths
-    check_consent(file, "exported", allow_code=allow_code)
-    program = load_exported(file)
-    origin.check_unchanged()
+    program = opened.program
     warnings: tuple[str, ...] = ()
     if not is_trainable(program):
         warnings = (

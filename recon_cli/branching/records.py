@@ -67,7 +67,13 @@ def manifest_fields(
 
 def _common(decision: Decision) -> dict[str, Any]:
     plan = decision.plan
-    return {"tasks": plan.tasks, "layers": plan.layers, "sizes": decision.sizes, "selection": decision.selection}
+    return {
+        "tasks": plan.tasks,
+        "layers": plan.layers,
+        "sizes": decision.sizes,
+        "cost": decision.cost,
+        "selection": decision.selection,
+    }
 
 
 def _fields(tensor: TensorInfo, plan: BranchingPlan) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from recon_cli.artifacts.manifest import Policy, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.errors import ReconError, number
+from recon_cli.errors import ReconError, number, quoted
 from recon_cli.layers.names import Granularity
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -70,9 +71,39 @@ class SelectionRequest:
 
 
 @dataclass(frozen=True)
+class CostLimit:
+    """A limit to what a split may cost.
+
+    :ivar ratio: the operations of the branched network, relative to those of the shared one.
+    :ivar drop: whether layers that would exceed it are left out; else the split is refused.
+    """
+
+    ratio: float
+    drop: bool = False
+
+    @classmethod
+    def parse(cls, text: str, *, drop: bool) -> CostLimit:
+        """Read `1.3`.
+
+        :raises ReconError: if it is no number of 1 or more.
+        """
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = math.nan
+        if not 1 <= ratio < math.inf:
+            raise ReconError(
+                f"--max-cost {quoted(text)} is no number of 1 or more, which the network costs as it is",
+                "write it like `1.3`, for 30% more operations",
+            )
+        return cls(ratio, drop)
+
+
+@dataclass(frozen=True)
 class SplitRequest:
     """What `recon split` was asked to do.
 
+    :ivar limit: what the split may cost in operations.
     :ivar allow_code: whether a program may be opened although that can run code from its file.
     """
 
@@ -83,6 +114,7 @@ class SplitRequest:
     ranking_file: Path | None = None
     key: str | None = None
     allow_code: bool = False
+    limit: CostLimit | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -121,6 +153,8 @@ def read_request(
     ranking: Path | None = None,
     tasks: tuple[str, ...] | None = None,
     allow_code: bool = False,
+    max_cost: str | None = None,
+    drop: bool = False,
     **selection: Any,
 ) -> SplitRequest | PlanRequest:
     """What the options of `recon split` ask for; None stands for an option that is not given.
@@ -129,10 +163,13 @@ def read_request(
     :raises ReconError: if a file cannot be read, or the options contradict each other.
     """
     given = {name: value for name, value in selection.items() if value is not None}
+    if drop and max_cost is None:
+        raise ReconError("--drop is given without --max-cost, so there is nothing to keep to", "pass both, or neither")
     if plan is None:
+        limit = None if max_cost is None else CostLimit.parse(max_cost, drop=drop)
         document = None if ranking is None else Ranking.read(ranking)
-        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key, allow_code)
-    decided = {"key": key, "ranking": ranking, "tasks": tasks, **given}
+        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key, allow_code, limit)
+    decided = {"key": key, "ranking": ranking, "tasks": tasks, "max-cost": max_cost, **given}
     others = [name for name, value in decided.items() if value is not None]
     if others:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in others)

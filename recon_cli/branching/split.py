@@ -15,6 +15,7 @@ from recon_cli.branching.applying import check_content, decide_by_plan
 from recon_cli.branching.bare import open_as_recorded, open_bare
 from recon_cli.branching.content import branched_content
 from recon_cli.branching.decision import Decision, decide
+from recon_cli.branching.flows import FlowSource, SourceProgram
 from recon_cli.branching.identity import described, identity_of
 from recon_cli.branching.records import manifest_fields, plan_document
 from recon_cli.branching.requests import PlanRequest, SplitRequest
@@ -25,8 +26,8 @@ from recon_cli.checkpoints.streaming import Advance, digests_of
 from recon_cli.checkpoints.writing import Carried
 from recon_cli.errors import ReconError
 
-Announce = Callable[[PlannedOutput], None]
-"""Told what will be written, before it is."""
+Announce = Callable[["SplitResult"], None]
+"""Told what will be done, before it is."""
 
 _ANY_NAME = Path("branched.safetensors")
 
@@ -39,6 +40,7 @@ class SplitResult:
     :ivar document: the manifest; in a dry run the plan, or None if that was not asked for.
     :ivar entries: what becomes of what lies beside the weights.
     :ivar key: where the weights lie in the source, if it holds more.
+    :ivar cost_unknown: why it is not known what the split costs in operations.
     :ivar warnings: what is probably not as its user wants it, as sentences.
     """
 
@@ -47,6 +49,7 @@ class SplitResult:
     document: Manifest | SplitPlan | None
     entries: tuple[CarriedEntry, ...]
     key: str | None
+    cost_unknown: str | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -129,7 +132,7 @@ def split_checkpoint(
         weights, such as an optimizer's moments, is branched along. It is an exported program if its name ends in `.pt2`
         and the checkpoint is one.
     :param shard_size: the bytes of tensors in one file. A larger checkpoint is divided into several, and an index.
-    :param announce: told what will be written.
+    :param announce: told what will be done; its document is not there yet.
     :param advance: told what has been written.
     :raises ReconError: naming the file, layer, tensor or task that is wrong; nothing is written then.
     """
@@ -138,7 +141,7 @@ def split_checkpoint(
         split = _Split(request, source, output, shard_size)
         split.check_outputs(overwrite=overwrite)
         if announce is not None:
-            announce(split.planned)
+            announce(split.result(None))
         with publishing([*split.writer.paths, beside], overwrite=overwrite) as (*branched, sidecar):
             digests = split.writer.write([file.descriptor for file in branched], advance)
             write_all(sidecar.descriptor, split.manifest_text(digests).encode("ascii"), 0)
@@ -177,12 +180,16 @@ class _Split:
     ) -> None:
         self._request = request
         self._source = source
-        self.decision = decide_by_plan(request, source) if isinstance(request, PlanRequest) else decide(request, source)
-        decision = self.decision
-        path, allow_code = output or _ANY_NAME, request.allow_code
-        self.content = branched_content(
-            path, source, decision.plan, decision.parameters, shard_size, allow_code=allow_code
-        )
+        program = SourceProgram(source, allow_code=request.allow_code)
+        self._flow_missing: str | None = None
+        if isinstance(request, PlanRequest):
+            self.decision = decide_by_plan(request, source)
+        else:
+            flow = FlowSource(request.ranking, source, program)
+            self.decision = decide(request, source, flow)
+            self._flow_missing = flow.missing
+        path, decision = output or _ANY_NAME, self.decision
+        self.content = branched_content(path, source, decision.plan, decision.parameters, shard_size, program)
         unknown = unknown_digests(source)
         self._digests = unknown
         self._fields = self._fields_with(unknown, described(source, request.checkpoint, PLACEHOLDER))
@@ -201,7 +208,15 @@ class _Split:
     def result(self, document: Manifest | SplitPlan | None) -> SplitResult:
         """What was done, or would be."""
         content = self.content
-        return SplitResult(self.decision, self.planned, document, content.entries, self._source.key, content.warnings)
+        return SplitResult(
+            self.decision,
+            self.planned,
+            document,
+            content.entries,
+            self._source.key,
+            self._flow_missing if self.decision.cost is None else None,
+            content.warnings,
+        )
 
     def check(self, found: SourceCheckpoint) -> None:
         """Refuse values that are not those of the plan which is carried out."""

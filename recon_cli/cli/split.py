@@ -80,6 +80,18 @@ def command(
             "--granularity", help="What is ranked, chosen and split as a whole; default layer.", show_default=False
         ),
     ] = None,
+    max_cost: Annotated[
+        str | None,
+        typer.Option(
+            "--max-cost",
+            metavar="X",
+            help="Refuse a split with more than X times the operations of the shared network, like 1.3.",
+        ),
+    ] = None,
+    drop: Annotated[
+        bool,
+        typer.Option("--drop", help="With --max-cost: instead, go down the ranking and leave out what exceeds it."),
+    ] = False,
     tasks: Annotated[
         str | None,
         typer.Option("--tasks", metavar="A,B", help="The tasks; default: those of the ranking.", show_default=False),
@@ -106,7 +118,7 @@ def command(
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split
     from recon_cli.cli.writing import WritingProgress
-    from recon_cli.reporting.split import split_remarks, split_view
+    from recon_cli.reporting.split import cost_remarks, split_remarks, split_view
     from recon_cli.sizes import option_bytes
 
     sink = Output.choose(json=json, quiet=quiet)
@@ -117,6 +129,8 @@ def command(
         ranking=ranking,
         tasks=_comma_separated(tasks),
         allow_code=allow_code,
+        max_cost=max_cost,
+        drop=drop,
         top_k=top_k,
         min_score=min_score,
         budget=budget,
@@ -141,7 +155,7 @@ def command(
         )
     for warning in result.warnings:
         sink.warning(warning)
-    for remark in split_remarks(result):
+    for remark in (*(cost_remarks(result) if dry_run else ()), *split_remarks(result)):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))
 

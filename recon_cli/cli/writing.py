@@ -6,9 +6,9 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from recon_cli.artifacts.manifest import PlannedOutput
+from recon_cli.branching.split import SplitResult
 from recon_cli.cli.output import Output, make_console
-from recon_cli.reporting.split import announcement
+from recon_cli.reporting.split import announcements
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,9 +37,11 @@ class WritingProgress:
         if self._progress is not None:
             self._progress.stop()
 
-    def announced(self, planned: PlannedOutput) -> None:
-        """Say what is going to be written, and begin to show the bar."""
-        self._sink.note(announcement(planned))
+    def announced(self, result: SplitResult) -> None:
+        """Say what a split is going to do and write, and begin to show the bar."""
+        for message in announcements(result):
+            self._sink.note(message)
+        planned = result.output
         if not self._sink.is_watched or planned.bytes < _LONG:
             return
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
-from recon_cli.artifacts.manifest import PlannedOutput
+from recon_cli.branching.costs import added_text
 from recon_cli.branching.split import SplitResult
-from recon_cli.errors import counted, listed, quoted
+from recon_cli.errors import counted, listed, number, quoted
 from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
+
+_DEAREST = 3
+"""So many layers are named before a split is written."""
 
 _TREATMENTS = {
     "branched": "branched along",
@@ -19,12 +22,12 @@ _TREATMENTS = {
 
 
 def split_view(result: SplitResult) -> Iterable[RenderableType]:
-    """Which layers are split, and the sizes before and after."""
-    plan, sizes = result.decision.plan, result.decision.sizes
+    """Which layers are split, what each costs alone, and the sizes before and after."""
+    plan, sizes, cost = result.decision.plan, result.decision.sizes, result.decision.cost
     yield f"{counted(len(plan.layers), 'layer')} split for {', '.join(plan.tasks)}:"
     for layer in plan.layers:
         names = " = ".join((layer.name, *layer.aliases))
-        yield f"  {names}"
+        yield f"  {names}" if cost is None else f"  {names}: {_operations(cost.added_by(layer.name))}"
     yield ""
     table = make_table("", ">parameters", ">size", ">tensors")
     for name, size in (("before", sizes.before), ("after", sizes.after)):
@@ -37,6 +40,8 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     else:
         share = sizes.split_parameters / max(sizes.before.parameters, 1)
         yield f"split: {sizes.split_parameters:,} parameters, {percent(share)} of the model's"
+    if cost is not None:
+        yield f"operations: {cost.ratio:.3f} times those of the shared network"
     yield f"to write: {megabytes(result.output.bytes)}, and a manifest of {megabytes(result.output.manifest_bytes)}"
 
 
@@ -66,6 +71,33 @@ def split_remarks(result: SplitResult) -> Iterable[str]:
         yield f"{counted(len(idle), 'split layer')} without conflicts: {listed(idle)}"
 
 
-def announcement(planned: PlannedOutput) -> str:
-    """What is said before a split is written."""
-    return f"writing {megabytes(planned.total)}"
+def announcements(result: SplitResult) -> Iterable[str]:
+    """What is said before a split is written: what it adds, and how much is written."""
+    sizes, cost = result.decision.sizes, result.decision.cost
+    parameters = sizes.after.parameters - sizes.before.parameters
+    size = megabytes(sizes.after.parameter_bytes - sizes.before.parameter_bytes)
+    added = f"the split adds {parameters:,} parameters ({size})"
+    if cost is None:
+        yield added
+    else:
+        yield f"{added} and {percent(cost.ratio - 1)} operations"
+        dearest = sorted(cost.by_layer, key=cost.added_by, reverse=True)
+        shown = [added_text(cost, name) for name in dearest[:_DEAREST] if cost.added_by(name) > 0]
+        if len(dearest) > 1 and shown:
+            yield f"alone, {', '.join(shown)}"
+    yield from cost_remarks(result)
+    yield f"writing {megabytes(result.output.total)}"
+
+
+def cost_remarks(result: SplitResult) -> Iterable[str]:
+    """What else is to be said of what a split costs in operations."""
+    selection = result.decision.selection
+    if selection.left_out:
+        names = listed(selection.left_out, limit=len(selection.left_out))
+        yield f"left out, to stay within {number(selection.max_cost or 1)} times the operations: {names}"
+    if result.cost_unknown is not None:
+        yield f"what the split costs in operations is not known: {result.cost_unknown}"
+
+
+def _operations(share: float) -> str:
+    return f"+{percent(share)} operations"
