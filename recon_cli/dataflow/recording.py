@@ -34,7 +34,7 @@ def dataflow_of(model: nn.Module, tasks: Sequence[str], /, *args: Any, **kwargs:
     network runs once on an example batch, without gradients and in the mode in which it is. It may be any code, but
     what passes through Python's numbers (`.item()`) or numpy is not seen, nor what a compiled extension does outside of
     PyTorch's operations. Afterwards its buffers, its modules' attributes, the inputs and all random number generators
-    are as before.
+    are as before. A call of a PyTorch function is one operation.
 
     :param model: any `nn.Module` that returns one output per task: a mapping by task name, a tuple in task order, or an
         object with attributes.

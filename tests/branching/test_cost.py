@@ -11,20 +11,27 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import recon_cli
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import Manifest, SplitLayer, SplitPlan
-from recon_cli.branching.plan import plan_branching
+from recon_cli.branching.plan import plan_branching, split_per_task
 from recon_cli.branching.runtime.module import BranchedModel
 from recon_cli.branching.streams import count_flops
 from recon_cli.dataflow.flops import FORMULAS
+from recon_cli.errors import ReconError
 from tests import networks
 from tests.branching.catalogue import CATALOGUE
 from tests.branching.test_engines import WHERE, chosen, shared_layers
 from tests.branching.test_module import manifest_of
+from tests.branching.test_random_networks import TASKS as RANDOM_TASKS
+from tests.branching.test_random_networks import WIDTH, instructions
+from tests.branching.test_random_networks import Network as RandomNetwork
 from tests.conftest import read_ranking
 from tests.experiment.programs import export
 
@@ -44,7 +51,7 @@ def run_branched(
 ) -> int:
     """The operations of a branched network that runs for the second time, when it knows which heads are needless."""
     plan = plan_branching(model.state_dict(keep_vars=True), layers, tasks)
-    branched = BranchedModel(copy.deepcopy(model), plan)
+    branched = BranchedModel(copy.deepcopy(model), plan, "calls")
     counted(lambda: branched(*inputs))
     return counted(lambda: branched(*inputs))
 
@@ -224,3 +231,28 @@ def test_a_program_tells_its_cost_itself(recon, tmp_path, output):
     assert "not known" not in result.err
     if output == "out.safetensors":
         assert "not known" in recon(*asked, "--force").succeeds().err
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    program=st.lists(instructions, min_size=1, max_size=9),
+    heads=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    layers=st.sets(st.sampled_from(["layers.0", "layers.1", "norms.0", "scale"]), min_size=1),
+    training=st.booleans(),
+)
+def test_the_streams_of_networks_put_together_at_random_part_where_the_data_flow_says(program, heads, layers, training):
+    torch.manual_seed(6)
+    model = RandomNetwork(program, heads).double().train(training)
+    x = torch.randn(5, WIDTH, dtype=torch.float64)
+    split = [split_per_task(name, (), RANDOM_TASKS) for name in sorted(layers)]
+    flow = recon_cli.dataflow_of(model, RANDOM_TASKS, x)
+    # A run that has learned nothing yet computes the heads of all tasks in every pass.
+    operations = [each.model_copy(update={"tasks": (0, 1, 2)}) for each in flow.operations]
+    plan = plan_branching(model.state_dict(), split, RANDOM_TASKS)
+    branched = BranchedModel(copy.deepcopy(model), plan, "calls")
+    try:
+        found = counted(lambda: branched(x))
+    except ReconError:
+        # A task writes into what others read.
+        assume(False)
+    assert count_flops(Dataflow(tasks=RANDOM_TASKS, operations=tuple(operations)), split) == found
