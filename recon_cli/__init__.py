@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recon_cli.branching.runtime.behaviour import verify_network
     from recon_cli.branching.runtime.cost import branching_cost
     from recon_cli.branching.runtime.module import BranchedModel, branch
+    from recon_cli.branching.runtime.planning import branching_plan
     from recon_cli.branching.unsplit import unsplit
     from recon_cli.checkpoints.diff import diff
     from recon_cli.dataflow.recording import dataflow_of
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "branch",
     "branching_cost",
+    "branching_plan",
     "dataflow_of",
     "diff",
     "extract",
@@ -59,6 +61,7 @@ _HOMES = {
     "branching_cost": "recon_cli.branching.runtime.cost",
     "dataflow_of": "recon_cli.dataflow.recording",
     "verify_network": "recon_cli.branching.runtime.behaviour",
+    "branching_plan": "recon_cli.branching.runtime.planning",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
     "unsplit": "recon_cli.branching.unsplit",

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,25 +14,62 @@ from torch import nn
 from recon_cli.random_states import random_states, set_random_states
 
 
+class Place(NamedTuple):
+    """Where a module holds a buffer, and what is there."""
+
+    registry: Any
+    name: str
+    buffer: torch.Tensor | None
+
+    @property
+    def present(self) -> torch.Tensor | None:
+        """What is there by now."""
+        # A TorchScript module has no dictionary here, so `get` is not to be had.
+        return self.registry[self.name] if self.name in self.registry else None  # noqa: SIM401
+
+    def fill(self) -> None:
+        """Put it there again."""
+        if self.name not in self.registry or self.registry[self.name] is not self.buffer:
+            self.registry[self.name] = self.buffer
+
+
 class Before:
     """What a run may change besides its outputs, as it was before the run: buffers, and the random numbers to come."""
 
     def __init__(self, model: nn.Module) -> None:
         # A network may put another tensor in a buffer's place.
-        self._registries = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-        self._buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        self._places = [
+            Place(module._buffers, name, buffer)
+            for module in model.modules()
+            for name, buffer in module._buffers.items()
+        ]
+        self._values = {id(buffer): buffer.detach().clone() for buffer in model.buffers()}
         self._random = random_states()
+
+    def put_back(self) -> None:
+        """Put the buffers back into their places."""
+        for place in self._places:
+            place.fill()
+
+    def replaced(self) -> list[Place]:
+        """The places of buffers in which others are now."""
+        return [place._replace(buffer=place.present) for place in self._places if place.present is not place.buffer]
+
+    def changed(self) -> Iterator[tuple[Place, torch.Tensor | None]]:
+        """The places in which another buffer is now, or another value, each with the value that it had."""
+        for place in self._places:
+            before, now = place.buffer, place.present
+            value = None if before is None else self._values[id(before)]
+            if now is not before or not (now is None or value is None or torch.equal(now, value)):
+                yield place._replace(buffer=now), value
 
     def restore(self) -> None:
         """Make it so again."""
-        for registry, held in self._registries:
-            for name, buffer in held.items():
-                # A TorchScript module has no dictionary here, so `update` is not to be had.
-                if name not in registry or registry[name] is not buffer:
-                    registry[name] = buffer
-        for buffer, value in self._buffers:
+        self.put_back()
+        for place in self._places:
+            buffer = place.buffer
             # An earlier run may need it for its backward pass, and a write would be counted.
-            if not torch.equal(buffer, value):
+            if buffer is not None and not torch.equal(buffer, value := self._values[id(buffer)]):
                 buffer.data.copy_(value)
         set_random_states(self._random)
 

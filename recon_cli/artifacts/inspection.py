@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from recon_cli.artifacts.document import Document, Record
-from recon_cli.artifacts.manifest import Selection, SourceCheckpoint, SplitLayer
+from recon_cli.artifacts.manifest import Selection, SourceCheckpoint, SplitLayer, SplitStatistics
 
 
 class InspectedTensor(Record):
@@ -84,6 +84,9 @@ class Branching(Record):
 
     tasks: tuple[str, ...]
     layers: tuple[SplitLayer, ...]
+    statistics: tuple[SplitStatistics, ...] | None = Field(
+        default=None, description="the running statistics that every stream has its own of; null if one set serves all"
+    )
     source: SourceCheckpoint
     selection: Selection
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.formats import CheckpointFormat
+from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.versions import Versions
 
 
@@ -19,16 +19,44 @@ class Branch(Record):
     tasks: tuple[str, ...]
 
 
-class SplitLayer(Record):
-    """A layer that was split, and the partition of the tasks over its copies."""
+class Split(Record):
+    """Something of which there are copies, and the partition of the tasks over them."""
 
-    name: str
-    aliases: tuple[str, ...] = ()
+    name: str = Field(description="of the layer")
     branches: tuple[Branch, ...]
 
     def branch_of(self, task: str) -> str:
         """The identifier of the copy that a task uses."""
         return next(branch.id for branch in self.branches if task in branch.tasks)
+
+
+class SplitLayer(Split):
+    """A layer that was split."""
+
+    aliases: tuple[str, ...] = ()
+
+    def behind(self, prefix: str) -> SplitLayer:
+        """The same layer where something stands before all names."""
+        aliases = tuple(prefix + name for name in self.aliases)
+        return self.model_copy(update={"name": prefix + self.name, "aliases": aliases})
+
+
+class SplitStatistics(Split):
+    """Running statistics that every stream has its own of, of a layer that stays shared otherwise."""
+
+    buffers: tuple[str, ...] = Field(description="the tensors that were split, under all their names in the source")
+
+    def behind(self, prefix: str) -> SplitStatistics:
+        """The same statistics where something stands before all names."""
+        buffers = tuple(prefix + key for key in self.buffers)
+        return self.model_copy(update={"name": prefix + self.name, "buffers": buffers})
+
+
+_SHARING = (
+    "running statistics of layers that stay shared behind a split: `per-stream`, every stream has its own; `shared`, "
+    "one set for all tasks, as was asked for; `unknown`, one set as well, for it is not known which layers those are"
+)
+_STATISTICS = "the running statistics that every stream has its own of; null if one set serves all tasks"
 
 
 class PlannedTensor(Record):
@@ -162,7 +190,9 @@ class SplitPlan(Document):
     MADE_BY: ClassVar[str] = "recon split --dry-run --json"
 
     tasks: tuple[str, ...]
+    batchnorm: Sharing = Field(default="unknown", description=_SHARING)
     layers: tuple[SplitLayer, ...]
+    statistics: tuple[SplitStatistics, ...] | None = Field(default=None, description=_STATISTICS)
     tensors: tuple[PlannedTensor, ...] = Field(description="every tensor of the source, in its order")
     parameters: tuple[str, ...] = Field(description="the source's parameters, in its order, a tied one once")
     entries: tuple[CarriedEntry, ...] = ()
@@ -174,7 +204,7 @@ class SplitPlan(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> SplitPlan:
-        _check_consistent(self.tasks, self.layers, self.tensors)
+        _check_consistent(self)
         return self
 
 
@@ -186,10 +216,9 @@ class Manifest(Document):
     METADATA_KEY: ClassVar[str] = "recon.manifest"
 
     tasks: tuple[str, ...]
-    batchnorm: Literal["shared"] = Field(
-        description="running statistics of a BatchNorm that stays shared: one set for all tasks"
-    )
+    batchnorm: Sharing = Field(description=_SHARING)
     layers: tuple[SplitLayer, ...]
+    statistics: tuple[SplitStatistics, ...] | None = Field(default=None, description=_STATISTICS)
     tensors: tuple[TensorRecord, ...] = Field(description="every tensor of the source, in its order")
     entries: tuple[CarriedEntry, ...] = ()
     sizes: Sizes
@@ -198,20 +227,27 @@ class Manifest(Document):
     selection: Selection
     versions: Versions
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The split layers, and the statistics of other layers that are split."""
+        return (*self.layers, *(self.statistics or ()))
+
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        _check_consistent(self.tasks, self.layers, self.tensors)
+        _check_consistent(self)
         return self
 
 
-def _check_consistent(tasks: Sequence[str], layers: Sequence[SplitLayer], tensors: Sequence[PlannedTensor]) -> None:
-    if not layers:
+def _check_consistent(document: SplitPlan | Manifest) -> None:
+    if not document.layers:
         raise ValueError("no layer is split")
-    for layer in layers:
-        placed = [task for branch in layer.branches for task in branch.tasks]
-        if sorted(placed) != sorted(tasks):
-            raise ValueError(f"the branches of layer {layer.name!r} are no partition of the tasks")
-    keys = [record.key for record in tensors]
-    places = [place for record in tensors for place in record.places]
+    if (document.statistics is None) == (document.batchnorm == "per-stream"):
+        raise ValueError(f"the statistics do not fit `batchnorm`, which is {document.batchnorm!r}")
+    for split in (*document.layers, *(document.statistics or ())):
+        placed = [task for branch in split.branches for task in branch.tasks]
+        if sorted(placed) != sorted(document.tasks):
+            raise ValueError(f"the branches of layer {split.name!r} are no partition of the tasks")
+    keys = [record.key for record in document.tensors]
+    places = [place for record in document.tensors for place in record.places]
     if len(set(keys)) < len(keys) or len(set(places)) < len(places):
         raise ValueError("a tensor is named twice")

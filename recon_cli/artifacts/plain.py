@@ -31,7 +31,7 @@ class PlainCheckpoint(Document):
 
 
 class UsedBranch(Record):
-    """The branch of a split layer that a task uses."""
+    """The branch of a split layer, or of the running statistics of another one, that a task uses."""
 
     layer: str
     branch: str
@@ -44,11 +44,11 @@ class Extraction(PlainCheckpoint):
     MADE_BY: ClassVar[str] = "recon extract"
 
     task: str
-    layers: tuple[UsedBranch, ...] = Field(description="the split layers, and which of their branches was taken")
+    layers: tuple[UsedBranch, ...] = Field(description="what is split, and which of its branches was taken")
 
 
 class JoinedLayer(Record):
-    """A split layer, and how far its branches were apart."""
+    """A split layer, or one whose running statistics are split, and how far its branches were apart."""
 
     layer: str
     branches: int

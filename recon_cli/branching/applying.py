@@ -31,7 +31,7 @@ def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
         raise _changed(request, "it holds its tensors in another order or format")
     if metadata_digest(source) != document.source.metadata_digest:
         raise _changed(request, "its metadata has changed")
-    plan = plan_branching(found, document.layers, document.tasks)
+    plan = plan_branching(found, document.layers, document.tasks, statistics=document.statistics)
     check_ties(plan, source.ties)
     if not set(document.parameters) <= set(found):
         raise ReconError("the plan contradicts itself: it names parameters that the checkpoint lacks", _AGAIN)
@@ -43,7 +43,7 @@ def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
             )
     if document.cost is not None and set(document.cost.by_layer) != {layer.name for layer in plan.layers}:
         raise ReconError("the plan contradicts itself: its cost is of other layers", _AGAIN)
-    return Decision(plan, document.parameters, document.sizes, document.selection, document.cost)
+    return Decision(plan, document.batchnorm, document.parameters, document.sizes, document.selection, document.cost)
 
 
 def check_content(request: PlanRequest, found: SourceCheckpoint) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recon_cli.artifacts.manifest import Manifest, SplitLayer, TensorRecord
+from recon_cli.artifacts.manifest import Manifest, Split, TensorRecord
 from recon_cli.artifacts.plain import Retyped
 from recon_cli.branching.bare import weights_key
 from recon_cli.branching.manifests import read_manifest
@@ -26,7 +26,7 @@ class BranchedCheckpoint:
     """An open branched checkpoint whose names, shapes and types fit its manifest; its values may have been trained.
 
     :ivar places: the manifest's name of every tensor -> the tensor.
-    :ivar layers: the key of every split tensor -> its layer.
+    :ivar splits: the key of every split tensor -> its layer, or the statistics that it belongs to.
     :ivar prefix: what all names began with in the source, but not in the manifest.
     :ivar found_prefix: what all names begin with in the file instead.
     """
@@ -34,7 +34,7 @@ class BranchedCheckpoint:
     source: CheckpointSource
     manifest: Manifest
     places: Mapping[str, StoredTensor]
-    layers: Mapping[str, SplitLayer]
+    splits: Mapping[str, Split]
     prefix: str
     found_prefix: str
 
@@ -42,7 +42,7 @@ class BranchedCheckpoint:
         """The manifest's name of the tensor that stands for one of the source's in a task's network."""
         if record.copies is None:
             return record.key
-        return record.copies[self.layers[record.key].branch_of(task)]
+        return record.copies[self.splits[record.key].branch_of(task)]
 
     def origin(self, *places: str) -> Origin:
         """What is made from tensors of these names, with the values of the first."""
@@ -137,7 +137,7 @@ def fit(source: CheckpointSource, manifest: Manifest, what: str) -> BranchedChec
     prefix = manifest.source.prefix
     # A part that all names of the bare module begin with is no prefix.
     found_prefix = prefix if in_file == prefix + in_manifest else in_file
-    return BranchedCheckpoint(source, manifest, places, _layers(manifest), prefix, found_prefix)
+    return BranchedCheckpoint(source, manifest, places, _splits(manifest), prefix, found_prefix)
 
 
 def _prefixes(keys: Collection[str], names: Collection[str]) -> tuple[str, str]:
@@ -201,20 +201,22 @@ def _kind(dtype: str) -> str:
     return "complex" if dtype.startswith("C") else "floating"
 
 
-def _layers(manifest: Manifest) -> dict[str, SplitLayer]:
-    """The layer of every tensor that is split.
+def _splits(manifest: Manifest) -> dict[str, Split]:
+    """The layer of every tensor that is split, or the statistics that it belongs to.
 
     :raises ReconError: if the manifest does not say which it is, or what its branches are called.
     """
     by_name = {name: layer for layer in manifest.layers for name in (layer.name, *layer.aliases)}
-    split = [record for record in manifest.tensors if record.copies is not None]
-    layers: dict[str, SplitLayer] = {}
-    for record in split:
-        layer = by_name.get(layer_of(record.key))
-        if layer is None or {branch.id for branch in layer.branches} != set(record.copies or ()):
+    by_key = {key: each for each in manifest.statistics or () for key in each.buffers}
+    splits: dict[str, Split] = {}
+    for record in manifest.tensors:
+        if record.copies is None:
+            continue
+        split = by_key.get(record.key) or by_name.get(layer_of(record.key))
+        if split is None or {branch.id for branch in split.branches} != set(record.copies):
             raise ReconError(
                 f"the manifest contradicts itself: {quoted(record.key)} is split, but not as any of its layers",
                 "take the manifest that `recon split` wrote",
             )
-        layers[record.key] = layer
-    return layers
+        splits[record.key] = split
+    return splits

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.manifest import BranchingCost, Selection, Sizes, SplitLayer
+from recon_cli.artifacts.ranking import RankedLayer, Ranking
+from recon_cli.artifacts.scores import UnrankedLayer
+from recon_cli.artifacts.sharing import Sharing
 from recon_cli.branching.choosing import Choice, choose
 from recon_cli.branching.costs import cost_of, within_limit
+from recon_cli.branching.flows import FlowSource
 from recon_cli.branching.matching import check_ranking, check_unbranched, tasks_of
 from recon_cli.branching.parameters import ParameterTable
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
 from recon_cli.branching.requests import CostLimit, SplitRequest
 from recon_cli.branching.sizing import sizes_of
+from recon_cli.branching.statistics import own_statistics
 from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.errors import ReconError, number
-
-FlowOf: TypeAlias = Callable[[tuple[str, ...]], Dataflow | None]
-"""Tells a network's data flow for some tasks."""
+from recon_cli.layers.names import layer_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Decision:
     """What is done to a checkpoint.
 
     :ivar plan: where its tensors go.
+    :ivar batchnorm: how it was decided about running statistics of unsplit layers.
     :ivar parameters: which of them are parameters, in the checkpoint's order, a tied one once.
     :ivar cost: what it costs in operations, if that is known.
     :ivar untouched: layers of the checkpoint that the ranking does not know; they stay as they are.
@@ -35,6 +38,7 @@ class Decision:
     """
 
     plan: BranchingPlan
+    batchnorm: Sharing
     parameters: tuple[str, ...]
     sizes: Sizes
     selection: Selection
@@ -43,10 +47,10 @@ class Decision:
     without_conflicts: tuple[str, ...] = ()
 
 
-def decide(request: SplitRequest, source: Unprefixed, flow_of: FlowOf) -> Decision:
+def decide(request: SplitRequest, source: Unprefixed, flow_source: FlowSource) -> Decision:
     """Decide what is done to an open checkpoint.
 
-    :param flow_of: tells the data flow of the network that is split, if it is known.
+    :param flow_source: tells the data flow of the network that is split, if it is known.
     :raises ReconError: for whatever would make the split fail.
     """
     ranking = request.ranking
@@ -55,13 +59,22 @@ def decide(request: SplitRequest, source: Unprefixed, flow_of: FlowOf) -> Decisi
     parameters = ParameterTable(source, ranking)
     untouched = check_ranking(ranking, parameters, request.checkpoint) if ranking else ()
     choice = choose(request.selection, ranking, parameters, tasks)
-    flow = flow_of(tasks)
+    flow = flow_source(tasks)
     layers = _allowed(choice, request.limit, flow, source.ties)
-    plan = plan_branching(parameters.tensors, layers, tasks, parameters.layers)
+    statistics = None
+    if request.batchnorm == "per-stream" and flow is None:
+        raise ReconError(
+            "--batchnorm per-stream is given, but it is not known which running statistics lie behind a split: "
+            f"{flow_source.missing}"
+        )
+    if request.batchnorm != "shared" and flow is not None:
+        statistics = own_statistics(flow, layers, parameters.tensors, _first_names(ranking, source))
+    plan = plan_branching(parameters.tensors, layers, tasks, parameters.layers, statistics=statistics)
     check_ties(plan, source.ties)
     idle = {layer.name for layer in ranking.layers if layer.score == 0} if ranking else set()
     return Decision(
         plan=plan,
+        batchnorm="per-stream" if statistics is not None else request.batchnorm or "unknown",
         parameters=tuple(parameters.own),
         sizes=sizes_of(parameters, plan, ranking, choice.wanted_parameters),
         selection=_selection(request, [layer.name for layer in choice.layers if layer not in layers]),
@@ -82,6 +95,15 @@ def _allowed(
             "pass `--ranking` with a ranking of what `recon profile` measured; it can stand beside `--layers`",
         )
     return within_limit(choice, limit, flow, ties)
+
+
+def _first_names(ranking: Ranking | None, source: Unprefixed) -> dict[str, str]:
+    """For the names of tied tensors, the first one in the network, as far as file and ranking tell."""
+    known: list[RankedLayer | UnrankedLayer] = [*ranking.layers, *(ranking.unranked or ())] if ranking else []
+    firsts = {alias: layer.name for layer in known for alias in layer.aliases}
+    keys = (tensor.key for tensor in source.tensors)
+    by_layer = {key: firsts[layer_of(key)] + key[len(layer_of(key)) :] for key in keys if layer_of(key) in firsts}
+    return {**source.ties, **by_layer}
 
 
 def _selection(request: SplitRequest, left_out: Sequence[str]) -> Selection:

@@ -39,5 +39,5 @@ def extract(
     return Extraction(
         **found.described(branched, files, plain),
         task=task,
-        layers=tuple(UsedBranch(layer=x.name, branch=x.branch_of(task)) for x in found.manifest.layers),
+        layers=tuple(UsedBranch(layer=x.name, branch=x.branch_of(task)) for x in found.manifest.splits),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
+from recon_cli.artifacts.manifest import SplitLayer
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.layers.names import LayerTable, layer_of
 
@@ -18,13 +19,17 @@ def in_module_order(plan: BranchingPlan) -> list[tuple[str, str]]:
     table = LayerTable.of(plan.places)
     root = [key for key in plan.places if "." not in key]
     others = [key for key in plan.places if "." in key]
-    ordered = [*(key for key in root if key not in plan.copies), *(key for key in root if key in plan.copies), *others]
-    return [pair for layer, keys in groupby(ordered, layer_of) for pair in _of_layer(plan, table, layer, list(keys))]
+    grouped = groupby([*_kept_first(plan, root), *others], layer_of)
+    return [pair for layer, keys in grouped for pair in _of_layer(plan, table, layer, list(keys))]
+
+
+def _kept_first(plan: BranchingPlan, keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda key: key in plan.copies)
 
 
 def _of_layer(plan: BranchingPlan, table: LayerTable, layer: str, keys: list[str]) -> Iterator[tuple[str, str]]:
-    if table.is_leaf(layer) and keys[0] in plan.copies:
+    if table.is_leaf(layer) and isinstance(plan.splits.get(keys[0]), SplitLayer):
         for branch in plan.copies[keys[0]]:
             yield from ((plan.copies[key][branch], key) for key in keys)
     else:
-        yield from ((name, key) for key in keys for name in plan.places[key])
+        yield from ((name, key) for key in _kept_first(plan, keys) for name in plan.places[key])

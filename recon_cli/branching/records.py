@@ -57,7 +57,6 @@ def manifest_fields(
         record["digest"] = digests[record["key"]]
     return {
         **_common(decision),
-        "batchnorm": "shared",
         "tensors": records,
         "entries": entries,
         "source": identity,
@@ -69,7 +68,9 @@ def _common(decision: Decision) -> dict[str, Any]:
     plan = decision.plan
     return {
         "tasks": plan.tasks,
+        "batchnorm": decision.batchnorm,
         "layers": plan.layers,
+        "statistics": plan.statistics,
         "sizes": decision.sizes,
         "cost": decision.cost,
         "selection": decision.selection,

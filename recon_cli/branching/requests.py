@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from recon_cli.artifacts.manifest import Policy, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.sharing import AskedSharing
 from recon_cli.errors import ReconError, number, quoted
 from recon_cli.layers.names import Granularity
 
@@ -105,6 +106,8 @@ class SplitRequest:
 
     :ivar limit: what the split may cost in operations.
     :ivar allow_code: whether a program may be opened although that can run code from its file.
+    :ivar batchnorm: what is to be done with running statistics of layers that stay shared behind a split; None for what
+        is best as far as the network's data flow is known.
     """
 
     checkpoint: Path
@@ -115,6 +118,7 @@ class SplitRequest:
     key: str | None = None
     allow_code: bool = False
     limit: CostLimit | None = None
+    batchnorm: AskedSharing | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -155,6 +159,7 @@ def read_request(
     allow_code: bool = False,
     max_cost: str | None = None,
     drop: bool = False,
+    batchnorm: AskedSharing | None = None,
     **selection: Any,
 ) -> SplitRequest | PlanRequest:
     """What the options of `recon split` ask for; None stands for an option that is not given.
@@ -168,8 +173,11 @@ def read_request(
     if plan is None:
         limit = None if max_cost is None else CostLimit.parse(max_cost, drop=drop)
         document = None if ranking is None else Ranking.read(ranking)
-        return SplitRequest(checkpoint, SelectionRequest(**given), document, tasks, ranking, key, allow_code, limit)
-    decided = {"key": key, "ranking": ranking, "tasks": tasks, "max-cost": max_cost, **given}
+        wish = SelectionRequest(**given)
+        return SplitRequest(checkpoint, wish, document, tasks, ranking, key, allow_code, limit, batchnorm)
+    decided = {
+        "key": key, "ranking": ranking, "tasks": tasks, "max-cost": max_cost, "batchnorm": batchnorm, **given,
+    }  # fmt: skip
     others = [name for name, value in decided.items() if value is not None]
     if others:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in others)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recon_cli.artifacts.difference import Distance
-from recon_cli.artifacts.manifest import SplitLayer, TensorRecord
+from recon_cli.artifacts.manifest import Split, TensorRecord
 from recon_cli.artifacts.plain import JoinedLayer, Unsplitting
 from recon_cli.branching.branched import BranchedCheckpoint, open_fitting
 from recon_cli.checkpoints.rearranged import Origin, Rearranged
@@ -83,10 +83,11 @@ class _Joined:
 def _join(found: BranchedCheckpoint, *, average: bool, what: str) -> _Joined:
     split = [record for record in found.manifest.tensors if record.copies is not None]
     differing = _differing(found, split)
-    by_layer: dict[str, list[TensorRecord]] = {layer.name: [] for layer in found.manifest.layers}
+    splits = found.manifest.splits
+    by_layer: dict[str, list[TensorRecord]] = {split.name: [] for split in splits}
     for record in differing:
-        by_layer[found.layers[record.key].name].append(record)
-    layers = tuple(_joined_layer(found, layer, by_layer[layer.name]) for layer in found.manifest.layers)
+        by_layer[found.splits[record.key].name].append(record)
+    layers = tuple(_joined_layer(found, split, by_layer[split.name]) for split in splits)
     if differing and not average:
         raise _refusal(layers, what)
     _check_means(found, differing)
@@ -135,7 +136,7 @@ def _is_counter(record: TensorRecord, tensor: StoredTensor) -> bool:
     return record.key.rpartition(".")[2] == _COUNTER and tensor.dtype == "I64"
 
 
-def _joined_layer(found: BranchedCheckpoint, layer: SplitLayer, differing: Sequence[TensorRecord]) -> JoinedLayer:
+def _joined_layer(found: BranchedCheckpoint, layer: Split, differing: Sequence[TensorRecord]) -> JoinedLayer:
     # A counter among them would say nothing of how far the weights are apart.
     tensors = [_branches(found, record) for record in differing]
     numbers = [branches for branches in tensors if is_fractional(branches[0].dtype) and is_computable(branches[0])]

@@ -86,7 +86,8 @@ def _source_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[s
 def _plan_problems(source: CheckpointSource, manifest: Manifest) -> Iterator[str]:
     """The copies that a split of these layers would have called otherwise."""
     try:
-        plan = plan_branching((tensor.key for tensor in source.tensors), manifest.layers, manifest.tasks)
+        keys = (tensor.key for tensor in source.tensors)
+        plan = plan_branching(keys, manifest.layers, manifest.tasks, statistics=manifest.statistics)
     except ReconError as error:
         yield f"the manifest's split is not possible: {error.message}"
         return

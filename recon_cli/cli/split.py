@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from recon_cli.artifacts.sharing import AskedSharing
 from recon_cli.cli.options import AllowCode, Force, Json, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.collector import paused_collector
@@ -96,6 +97,15 @@ def command(
         str | None,
         typer.Option("--tasks", metavar="A,B", help="The tasks; default: those of the ranking.", show_default=False),
     ] = None,
+    batchnorm: Annotated[
+        AskedSharing | None,
+        typer.Option(
+            "--batchnorm",
+            help="Running statistics of layers that stay shared behind a split: a set for every stream, which is the "
+            "default where it is known which layers those are, or one for all tasks, as published.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would be done, and write nothing; with --json, as a plan."),
@@ -131,6 +141,7 @@ def command(
         allow_code=allow_code,
         max_cost=max_cost,
         drop=drop,
+        batchnorm=batchnorm,
         top_k=top_k,
         min_score=min_score,
         budget=budget,

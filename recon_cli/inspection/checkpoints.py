@@ -143,4 +143,10 @@ def _record(path: Path, contents: Contents, refusal: ReconError | None) -> Inspe
 def _branching(manifest: Manifest | None) -> Branching | None:
     if manifest is None:
         return None
-    return Branching(tasks=manifest.tasks, layers=manifest.layers, source=manifest.source, selection=manifest.selection)
+    return Branching(
+        tasks=manifest.tasks,
+        layers=manifest.layers,
+        statistics=manifest.statistics,
+        source=manifest.source,
+        selection=manifest.selection,
+    )

@@ -14,6 +14,7 @@ from recon_cli.artifacts.manifest import Manifest, Size, SplitPlan
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
 from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
@@ -21,6 +22,12 @@ from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, 
 Facts = dict[str, str]
 
 _LAYERS_SHOWN = 5
+
+_SHARING: Mapping[Sharing, str] = {
+    "per-stream": "a set for every stream",
+    "shared": "one set for all tasks",
+    "unknown": "one set for all tasks, as it was not known which lie behind a split",
+}
 
 
 def inspect_document(path: Path) -> tuple[int, InspectedDocument]:
@@ -114,6 +121,7 @@ def _split(document: Manifest | SplitPlan) -> Facts:
         "selection": f"{document.selection.policy} {document.selection.argument}",
         "split layers": str(len(document.layers)),
         "layers": listed([layer.name for layer in document.layers], _LAYERS_SHOWN),
+        "running statistics": _SHARING[document.batchnorm],
         "before": _size(document.sizes.before),
         "after": _size(document.sizes.after),
     }

@@ -17,7 +17,10 @@ Granularity = Literal["layer", "module"]
 
 _PARAMETRIZATIONS = "parametrizations"
 
-BUFFER_NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+RUNNING_STATISTICS = frozenset({"running_mean", "running_var"})
+"""Last parts of tensor names that PyTorch's normalisation layers give to their statistics."""
+
+BUFFER_NAMES = RUNNING_STATISTICS | {"num_batches_tracked"}
 """Last parts of tensor names that PyTorch's own layers give to buffers."""
 
 _TRAINABLE = ("F", "BF", "C")

@@ -75,6 +75,8 @@ def _text_beside(found: InspectedCheckpoint, limit: int | None) -> Iterable[str]
         yield ""
         yield f"branched from {quoted(made.source.name)} for {', '.join(made.tasks)}"
         yield from _lines("split layers", [" = ".join((each.name, *each.aliases)) for each in made.layers], limit)
+        own = [each.name for each in made.statistics or ()]
+        yield from _lines("running statistics for every stream", own, limit)
 
 
 def _files(files: Sequence[InspectedFile], limit: int | None) -> Iterable[RenderableType]:

@@ -15,7 +15,7 @@ def extraction_view(found: Extraction) -> Iterable[RenderableType]:
     """What was written for a task, and how much of it belongs to the task alone."""
     yield _written(found)
     yield (
-        f"{counted(found.tensors - found.kept, 'tensor')} of {counted(len(found.layers), 'split layer')} are those of "
+        f"{counted(found.tensors - found.kept, 'tensor')} of {counted(len(found.layers), 'layer')} are those of "
         f"task {found.task}, {found.kept} are kept as they are"
     )
 

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 
 from recon_cli.branching.costs import added_text
 from recon_cli.branching.split import SplitResult
+from recon_cli.branching.statistics import layers_in_doubt
 from recon_cli.errors import counted, listed, number, quoted
 from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
 
@@ -28,6 +29,9 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     for layer in plan.layers:
         names = " = ".join((layer.name, *layer.aliases))
         yield f"  {names}" if cost is None else f"  {names}: {_operations(cost.added_by(layer.name))}"
+    if plan.statistics:
+        own = listed([each.name for each in plan.statistics])
+        yield f"running statistics of {counted(len(plan.statistics), 'other layer')} for every stream: {own}"
     yield ""
     table = make_table("", ">parameters", ">size", ">tensors")
     for name, size in (("before", sizes.before), ("after", sizes.after)):
@@ -63,6 +67,11 @@ def split_remarks(result: SplitResult) -> Iterable[str]:
         yield (
             f"the random {decision.selection.granularity}s have {sizes.split_parameters:,} parameters; "
             f"{sizes.wanted_parameters:,} were wanted, {off} off"
+        )
+    if decision.batchnorm == "unknown" and (norms := layers_in_doubt(decision.plan)):
+        yield (
+            f"the running statistics of {counted(len(norms), 'unsplit layer')} stay shared ({listed(norms)}), because "
+            "it is not known either which of them lie behind a split"
         )
     if decision.untouched:
         yield f"the ranking does not know {listed(decision.untouched)}; kept as they are"

@@ -18,7 +18,9 @@ from recon_cli.artifacts.manifest import (
     Size,
     Sizes,
     SourceCheckpoint,
+    Split,
     SplitLayer,
+    SplitStatistics,
     TensorRecord,
 )
 from recon_cli.artifacts.versions import Versions
@@ -30,9 +32,11 @@ from recon_cli.checkpoints.writing import Carried, flat_writer
 TASKS = ("seg", "depth", "edges")
 
 
-def manifest_of(state: Mapping[str, torch.Tensor], layers: Sequence[SplitLayer], tasks: Sequence[str]) -> Manifest:
-    """The manifest of a state dict that is split so."""
-    plan = plan_branching(state, layers, tasks)
+def manifest_of(state: Mapping[str, torch.Tensor], found: Sequence[Split], tasks: Sequence[str]) -> Manifest:
+    """The manifest of a state dict in which these layers and statistics are split."""
+    layers = tuple(each for each in found if isinstance(each, SplitLayer))
+    statistics = tuple(each for each in found if isinstance(each, SplitStatistics)) or None
+    plan = plan_branching(state, layers, tasks, statistics=statistics)
     size = Size(parameters=1, parameter_bytes=4, tensors=1, tensor_bytes=4)
     with TensorSource(state, "it") as source:
         digests = digests_of(source.tensors)
@@ -44,7 +48,8 @@ def manifest_of(state: Mapping[str, torch.Tensor], layers: Sequence[SplitLayer],
             for t in source.tensors
         )  # fmt: skip
     return Manifest(
-        tasks=tuple(tasks), batchnorm="shared", layers=tuple(layers), tensors=records,
+        tasks=tuple(tasks), batchnorm="unknown" if statistics is None else "per-stream", layers=layers,
+        statistics=statistics, tensors=records,
         sizes=Sizes(before=size, after=size, split_parameters=1, shared_parameters=None),
         source=SourceCheckpoint(name="x", format="torch", digest=digests[next(iter(state))]),
         selection=Selection(policy="layers", argument="x", ranking_digest=None), versions=Versions(recon="0"),
@@ -85,23 +90,29 @@ class Network(nn.Module):
         self.scale = nn.Parameter(torch.randn((), dtype=torch.complex64))
 
 
+STATISTICS = ("norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
 LAYERS = ("shift", "scale", "embed", "norm", "attention", "attention.out_proj", "empty", "heads.seg")
 
 
 @st.composite
-def splits(draw: st.DrawFn) -> tuple[Network, tuple[SplitLayer, ...], list[str]]:
-    """A network with values of its own, some of its layers split among groups of tasks, and the tasks."""
+def splits(draw: st.DrawFn) -> tuple[Network, tuple[Split, ...], list[str]]:
+    """A network with values of its own, some layers, or statistics, split among groups of tasks, and the tasks."""
     torch.manual_seed(draw(st.integers(0, 2**31)))
     network = Network(draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])))
     tasks = draw(st.lists(st.sampled_from(["seg", "depth", "1st", "a-b"]), min_size=2, unique=True))
-    layers = []
-    for name in draw(st.lists(st.sampled_from(LAYERS), min_size=1, unique=True)):
+    found: list[Split] = []
+    names = draw(st.lists(st.sampled_from(LAYERS), min_size=1, unique=True))
+    norm_is_shared = "norm" not in names and draw(st.booleans())
+    for name in (*names, "norm") if norm_is_shared else names:
         groups: dict[int, list[str]] = {}
         for task in tasks:
             groups.setdefault(draw(st.integers(0, len(tasks) - 1)), []).append(task)
-        branches = [Branch(id=f"b{number}", tasks=tuple(group)) for number, group in groups.items()]
-        layers.append(SplitLayer(name=name, aliases=("decode",) if name == "embed" else (), branches=tuple(branches)))
-    return network, tuple(layers), tasks
+        branches = tuple(Branch(id=f"b{number}", tasks=tuple(group)) for number, group in groups.items())
+        if name == "norm" and norm_is_shared:
+            found.append(SplitStatistics(name=name, branches=branches, buffers=STATISTICS))
+        else:
+            found.append(SplitLayer(name=name, aliases=("decode",) if name == "embed" else (), branches=branches))
+    return network, tuple(found), tasks
 
 
 FORMS = ("x.safetensors", "x.pt", "sharded.safetensors")
@@ -114,7 +125,7 @@ def shard_size_of(form: str) -> int | None:
 
 def plan_of(state: Mapping[str, torch.Tensor], manifest: Manifest) -> BranchingPlan:
     """The plan of a manifest."""
-    return plan_branching(state, manifest.layers, manifest.tasks)
+    return plan_branching(state, manifest.layers, manifest.tasks, statistics=manifest.statistics)
 
 
 def bits(value: torch.Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:

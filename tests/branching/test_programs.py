@@ -21,7 +21,9 @@ from recon_cli.artifacts.manifest import Branch, Manifest, SplitLayer
 from recon_cli.branching.plan import BranchingPlan, plan_branching, split_per_task
 from recon_cli.branching.programs.exported import fork_program
 from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.branching.statistics import own_statistics
 from recon_cli.checkpoints.opening import open_checkpoint
+from recon_cli.dataflow.exported import dataflow_of_program
 from recon_cli.errors import ReconError
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.outputs import output_of
@@ -358,6 +360,55 @@ def test_what_cannot_be_forked_is_refused(write, buffers, message):
         fork_program(program, plan_of(model, ["second"], AB))
 
 
+def own_plan(model: nn.Module, program: ExportedProgram, layers: list[str], tasks: tuple[str, ...]) -> BranchingPlan:
+    """A plan in which every stream has its own of the statistics that the program moves there."""
+    keys, split = list(model.state_dict()), plan_of(model, layers, tasks).layers
+    statistics = own_statistics(dataflow_of_program(program, tasks), split, keys)
+    return plan_branching(keys, split, tasks, statistics=statistics)
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+@pytest.mark.parametrize(
+    ("name", "where", "number"),
+    [
+        ("basic blocks", "early", 9),
+        ("bottlenecks", "middle", 3),
+        ("reused modules", "late", 1),
+        ("a tuple", "early", 1),
+    ],
+)
+def test_every_stream_moves_statistics_of_its_own(name, where, number, engine):
+    model, inputs, program = exported(name, "train")
+    tasks = CATALOGUE[name].tasks
+    plan = own_plan(model, program, chosen(shared_layers(copy.deepcopy(model), tasks, inputs), where), tasks)
+    assert len(plan.statistics) == number
+    module, branched = reloaded(fork_program(program, plan)).module(), BranchedModel(copy.deepcopy(model), plan, engine)
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    for _ in range(2):
+        assert_same_outputs(module(*inputs), branched(*inputs), tasks)
+    assert_same_state(module, branched)
+
+
+@pytest.mark.parametrize("functional", [False, True])
+def test_a_buffer_of_every_stream_may_be_moved_in_any_way(functional):
+    torch.manual_seed(2)
+    model = Writing(write_average_of_streams, mean=torch.zeros(4)).double()
+    x = torch.rand(3, 4, dtype=torch.float64)
+    with quietly():
+        program = export(model, (x,))
+        program = program.run_decompositions({}) if functional else program
+        plan = own_plan(model, program, ["second"], AB)
+        assert plan.places["mean"] == ("mean.tasks.a", "mean.tasks.b")
+        module, branched = reloaded(fork_program(program, plan)).module(), BranchedModel(model, plan, "passes")
+    move_apart(branched)
+    module.load_state_dict(branched.state_dict())
+    for _ in range(2):
+        assert_same_outputs(module(x), branched(x), AB)
+    assert_same_state(module, branched)
+    assert not torch.equal(branched.state_dict()["mean.tasks.a"], branched.state_dict()["mean.tasks.b"])
+
+
 class Output(nn.Module):
     """A network that returns what `form` makes of its two outputs."""
 
@@ -579,3 +630,42 @@ def test_programs_that_cannot_be_compared_by_running_them_are_not(recon):
     recon("split", "net.pt2", *SPLIT, "-o", "out.pt2", "--allow-exported").succeeds()
     found = recon("verify", "out.pt2", "--source", "net.pt2", "--allow-exported").succeeds()
     assert "not run: the programs draw random numbers" in found.out
+
+
+def test_a_program_that_trains_is_written_with_statistics_for_every_stream(recon):
+    model, x = mixed()
+    program_file("net.pt2", export(model, (x,)))
+    split = ["split", "net.pt2", "--layers", "late", "--tasks", "a,b,c", "--allow-exported"]
+    result = recon(*split, "-o", "o.pt2").succeeds()
+    assert "running statistics of 1 other layer for every stream: `last`" in result.out
+    assert "stay shared" not in result.err
+    assert Manifest.read(Path("o.manifest.json")).batchnorm == "per-stream"
+    module = torch.export.load("o.pt2").module()
+    with torch.no_grad():
+        module.get_parameter("late.tasks.b.weight").mul_(2)
+        model(x), module(x)
+    state, expected = module.state_dict(), model.state_dict()
+    assert torch.equal(state["norm.running_mean"], expected["norm.running_mean"])
+    for task in "ac":
+        assert torch.equal(state[f"last.running_mean.tasks.{task}"], expected["last.running_mean"])
+        assert state[f"last.num_batches_tracked.tasks.{task}"] == 1
+    assert not torch.equal(state["last.running_mean.tasks.b"], expected["last.running_mean"])
+    recon("verify", "o.pt2", "--source", "net.pt2").succeeds()
+    recon("unsplit", "o.pt2", "-o", "back.safetensors").succeeds()
+    assert load_file("back.safetensors").keys() == expected.keys()
+    recon(*split, "--batchnorm", "shared", "-o", "s.pt2").succeeds()
+    assert "last.running_mean" in torch.export.load("s.pt2").state_dict
+
+
+def test_a_program_whose_data_flow_depends_on_values_keeps_one_set_of_statistics(recon):
+    class Choosing(Mixed):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            outputs = super().forward(x)
+            return outputs | {"a": outputs["a"] * outputs["b"].nonzero().shape[0]}
+
+    torch.manual_seed(2)
+    program_file("net.pt2", export(Choosing(), (torch.rand(3, 1, 6, 6),)))
+    split = ["split", "net.pt2", "--layers", "late", "--tasks", "a,b,c", "--allow-exported", "-o", "o.pt2"]
+    recon(*split, "--batchnorm", "per-stream").refuses("the operations of the program cannot be counted")
+    assert "the running statistics of 2 unsplit layers stay shared (`norm`, `last`)" in recon(*split).succeeds().err
+    assert Manifest.read(Path("o.manifest.json")).batchnorm == "unknown"

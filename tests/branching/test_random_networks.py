@@ -14,6 +14,7 @@ from torch import nn
 
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
+from recon_cli.dataflow.recording import dataflow_of
 from tests.branching.test_engines import move_apart, separate_networks
 from tests.branching.test_module import loss_of, manifest_of
 
@@ -111,3 +112,44 @@ def test_the_engines_agree_with_separate_networks(tmp_path_factory, program, hea
                 assert gradients.keys() == expected.keys()
                 for name, value in expected.items():
                     torch.testing.assert_close(gradients[name], value, rtol=1e-9, atol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    program=st.lists(instructions, min_size=1, max_size=9),
+    heads=st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    layers=st.sets(st.sampled_from(["layers.0", "layers.1", "norms.0", "scale"]), min_size=1),
+)
+def test_streams_move_the_statistics_of_separate_networks(program, heads, layers):
+    torch.manual_seed(6)
+    model = Network(program, heads).double().train()
+    x = torch.randn(5, WIDTH, dtype=torch.float64)
+    plan = recon_cli.branching_plan(model, sorted(layers), TASKS, x)
+    uses = [number for name, _, _, number in program if name == "norm"]
+    flow = dataflow_of(model, TASKS, x)
+    # One that is called twice sees in each call what other tasks may need it for.
+    users = {
+        f"norms.{number}": {TASKS[t] for o in flow.operations if f"norms.{number}.weight" in o.reads for t in o.tasks}
+        for number in uses
+        if uses.count(number) == 1
+    }
+    for engine in ("auto", "passes"):
+        branched = recon_cli.branch(copy.deepcopy(model), plan, engine)
+        move_apart(branched)
+        separate = {task: copy.deepcopy(model) for task in TASKS}
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            for task, network in separate.items():
+                for name, parameter in network.named_parameters():
+                    parameter.copy_(branched.state_dict()[plan.place(name, task)])
+            for _ in range(3):
+                branched(x)
+                for network in separate.values():
+                    network(x)
+        state = branched.state_dict()
+        for norm, tasks in users.items():
+            for task in tasks:
+                for name, buffer in separate[task].get_submodule(norm).named_buffers():
+                    torch.testing.assert_close(
+                        state[plan.place(f"{norm}.{name}", task)], buffer, rtol=1e-12, atol=1e-12
+                    )

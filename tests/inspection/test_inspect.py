@@ -156,7 +156,7 @@ def test_a_branched_checkpoint_tells_its_manifest(recon, checkpoint, output):
     document = recon("inspect", output, "--json").succeeds().document
     branching = document["checkpoint"]["branching"]
     manifest = json.loads(Path("b.manifest.json").read_text())
-    assert branching == {name: manifest[name] for name in ("tasks", "layers", "source", "selection")}
+    assert branching == {name: manifest[name] for name in ("tasks", "layers", "statistics", "source", "selection")}
     assert "recon.manifest" not in document["checkpoint"]["metadata"]
     text = recon("inspect", output).succeeds().out
     assert "branched from `model.safetensors` for left, right" in text

@@ -26,7 +26,6 @@ from recon_cli.branching.programs.liveness import Ownership
 from recon_cli.branching.programs.memory import GraphMemory
 from recon_cli.dataflow.exported import tasks_of_leaves
 from recon_cli.errors import ReconError, quoted
-from recon_cli.layers.names import layer_of
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _CLEAR = (OutputKind.USER_OUTPUT, OutputKind.BUFFER_MUTATION)
@@ -54,7 +53,6 @@ class _Forking:
         self._plan = plan
         self._signature = program.graph_signature
         _check_signature(self._signature)
-        self._layers = {name: layer for layer in plan.layers for name in (layer.name, *layer.aliases)}
         self._nodes: Mapping[str, Node] = {node.name: node for node in program.graph.nodes}
         self._results: Sequence[Any] = program.graph.output_node().args[0]
         self._owners = tasks_of_leaves(program, plan.tasks)
@@ -98,19 +96,14 @@ class _Forking:
         state = {self._nodes[spec.arg.name]: str(spec.target) for spec in specs}
         ownership = Ownership(
             names=state,
-            branches={node: self._branches(key) for node, key in state.items() if key in self._plan.copies},
+            branches={
+                node: {task: split.branch_of(task) for task in self._plan.tasks}
+                for node, key in state.items()
+                if (split := self._plan.splits.get(key)) is not None
+            },
             updates=[(value, self._buffer(spec)) for value, spec in self._results_of(OutputKind.BUFFER_MUTATION)],
         )
         return fork_graph(GraphMemory(self._source.graph), outputs, ownership)
-
-    def _branches(self, key: str) -> Mapping[str, str]:
-        """The branch of a split tensor that each task uses."""
-        layer = self._layers[layer_of(key)]
-        return {task: layer.branch_of(task) for task in self._plan.tasks}
-
-    def _place(self, key: str, task: str) -> str:
-        """The name of what stands for a tensor in a task's network."""
-        return self._plan.copies[key][self._branches(key)[task]] if key in self._plan.copies else key
 
     def _results_of(self, kind: OutputKind) -> list[tuple[Any, OutputSpec]]:
         specs = self._signature.output_specs
@@ -137,7 +130,7 @@ class _Forking:
             found: dict[str, Node] = {}
             for task in self._plan.tasks:
                 if (value, task) in self._fork.instances:
-                    found[self._place(spec.target, task)] = self._fork.instances[value, task]
+                    found[self._plan.place(spec.target, task)] = self._fork.instances[value, task]
             yield from ((node, name) for name, node in found.items())
 
     def _input_specs(self) -> Iterator[InputSpec]:
@@ -146,7 +139,7 @@ class _Forking:
             made: dict[str, InputSpec] = {}
             for task in self._plan.tasks:
                 copied = self._fork.instances[node, task]
-                target = None if spec.target is None else self._place(spec.target, task)
+                target = None if spec.target is None else self._plan.place(spec.target, task)
                 made.setdefault(copied.name, replace(spec, arg=replace(spec.arg, name=copied.name), target=target))
             yield from made.values()
 

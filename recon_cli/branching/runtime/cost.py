@@ -11,7 +11,7 @@ from torch import nn
 from recon_cli.artifacts.manifest import BranchingCost, Manifest, SplitPlan
 from recon_cli.branching.costs import cost_of
 from recon_cli.branching.manifests import read_record
-from recon_cli.branching.runtime.module import plan_for
+from recon_cli.branching.runtime.planning import plan_for
 from recon_cli.checkpoints.state_dict import tied_groups
 from recon_cli.dataflow.recording import dataflow_of
 

@@ -117,6 +117,7 @@ class EqualCalls(TorchFunctionMode):
         self._counters = counters
         self._averages = averages
         self._changed: frozenset[int] = frozenset()
+        self._left: frozenset[int] = frozenset()
         self._needless = needless
         self._ended: dict[str, OwnCalls] = {}
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -160,12 +161,14 @@ class EqualCalls(TorchFunctionMode):
         run: Callable[[], Any],
         kept_of: Callable[[Any], Sequence[object]],
         output_of: Callable[[Any, str], object],
+        replacing: Callable[[], Sequence[torch.Tensor]],
     ) -> Any:
         """Run the pass of one task.
 
         :param run: runs the network.
         :param kept_of: what is kept of what the network returns.
         :param output_of: what it returns for a task.
+        :param replacing: gives the tensors that the pass has put in the places of buffers.
         :returns: what the network returns.
         :raises SharedWriteError: if the pass writes to what other passes read.
         :raises NeededError: if it needs a call that was left out.
@@ -183,14 +186,26 @@ class EqualCalls(TorchFunctionMode):
         if self._refused is not None:
             raise self._refused
         changed = self._own.end(
-            kept_of(output), lambda task: output_of(output, task), lambda tensor: id(tensor) in self._known
+            kept_of(output),
+            lambda task: output_of(output, task),
+            lambda tensor: id(tensor) in self._known,
+            replacing(),
         )
         if not self._averages.isdisjoint(changed & self._changed):
             raise SharedWriteError("it averages over what differs from task to task, and counts the batches once")
+        self._left = changed
         self._changed |= changed
         self._ended[task] = self._own
         self._past |= {task}
         return output
+
+    def leaves(self, tensor: torch.Tensor) -> bool:
+        """Whether what the last pass has put in the place of a buffer stays there, and is no other task's."""
+        if self._own.made(tensor):
+            return id(tensor) in self._left
+        known = self._known.get(id(tensor))
+        # An earlier pass has decided about what it has made for several tasks.
+        return known is None or known.made_by is None or known.audience == self._everyone
 
     def learned(self) -> dict[str, Mapping[int, NeedlessCall]]:
         """For each task, the calls of its pass that may be left out; for after what the passes returned was dropped."""

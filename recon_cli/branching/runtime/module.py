@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,23 +15,30 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
-from recon_cli.branching.manifests import read_manifest
-from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
+from recon_cli.branching.manifests import read_record
+from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.runtime.circumstances import OneCode
-from recon_cli.branching.runtime.engines import Engine, EngineName, first_engine
+from recon_cli.branching.runtime.engines import Engine, EngineName, SingleMoves, first_engine
 from recon_cli.branching.runtime.equal_calls import EqualCalls, SharedWriteError
 from recon_cli.branching.runtime.needless import NeedlessCall
 from recon_cli.branching.runtime.parts import find_split_parts
+from recon_cli.branching.runtime.planning import plan_for
+from recon_cli.branching.runtime.reinitialising import draw_anew
 from recon_cli.branching.runtime.tracing import StaleError, TracedNetwork, UntraceableError
 from recon_cli.branching.runtime.tree import Bond, Copy, TreeBuilder
 from recon_cli.branching.runtime.views import make_views
-from recon_cli.checkpoints.state_dict import tied_groups
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
-from recon_cli.network_states import Before, uncompiled
+from recon_cli.network_states import Before, Place, uncompiled
 from recon_cli.outputs import join_outputs, kept_parts, output_of
 
 
-def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine: EngineName = "auto") -> BranchedModel:
+def branch(
+    model: nn.Module,
+    manifest: Manifest | SplitPlan | BranchingPlan | str | os.PathLike[str],
+    engine: EngineName = "auto",
+    *,
+    reinitialise: bool = False,
+) -> BranchedModel:
     """Turn a network into a branched one.
 
     The branched network returns outputs in the form in which `model` does; each task's output is computed with its own
@@ -43,7 +50,8 @@ def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine
 
     What is the same for several tasks is computed once: everything before the first split layer, and behind it every
     stream as far as it differs. In the trunk dropout draws one mask, and a BatchNorm updates its running statistics
-    once. Behind a split, dropout draws a mask for every stream, and a BatchNorm that stays shared is updated by every
+    once. Behind a split, dropout draws a mask for every stream, and a BatchNorm that stays shared has running
+    statistics for every stream where the split says so (`recon split --batchnorm`). Otherwise it is updated by every
     stream in turn; of buffers that are replaced rather than written to, the last stream's remains. With the engine
     `calls`, a region under activation checkpointing, other hooks on saved tensors, or a transform such as
     `torch.func.jvp`, runs once for every task, as does all behind it; so does what the network hooks, hands to numpy,
@@ -54,15 +62,24 @@ def branch(model: nn.Module, manifest: Manifest | str | os.PathLike[str], engine
 
     :param model: any `nn.Module` that returns one output per task: a mapping by task name, a tuple in task order, or an
         object with attributes.
-    :param manifest: the manifest, or the path of a manifest or of a branched safetensors file.
+    :param manifest: the manifest or a plan of a split, or the path of one of them or of a branched checkpoint; or what
+        :func:`recon_cli.branching_plan` makes.
     :param engine: `graph` runs a fork of the graph that PyTorch's compiler traces; `calls` runs the code once for every
         task, but equal calls once, whatever the code does; `passes` computes everything for every task. `auto` is the
         first of them that is right for the network. :attr:`BranchedModel.engine` says which and why.
-    :raises ReconError: if the manifest is of another network, or the network cannot be taken apart.
+    :param reinitialise: whether every copy but the first of a split layer begins anew, as the layer's own
+        `reset_parameters` draws it from the global random numbers, layer by layer and branch by branch, instead of
+        equal to the first. Weights that are loaded afterwards take the place of these.
+    :raises ReconError: if the manifest is of another network, the network cannot be taken apart, or a layer that is to
+        begin anew has no `reset_parameters` that sets all of its parameters.
     """
-    if not isinstance(manifest, Manifest):
-        manifest = read_manifest(Path(manifest))
-    return BranchedModel(model, plan_for(model, manifest), engine)
+    if isinstance(manifest, (str, os.PathLike)):
+        manifest = read_record(Path(manifest))
+    plan = manifest if isinstance(manifest, BranchingPlan) else plan_for(model, manifest)
+    branched = BranchedModel(model, plan, engine)
+    if reinitialise:
+        draw_anew(branched, plan)
+    return branched
 
 
 class BranchedModel(nn.Module):
@@ -79,6 +96,7 @@ class BranchedModel(nn.Module):
         self._needless: dict[tuple[object, ...], Mapping[str, Mapping[int, NeedlessCall]]] = {}
         self._traced: TracedNetwork | None = None
         self._hands_tasks_on = "tasks" in inspect.signature(model.forward).parameters
+        self._has_own_statistics = plan.statistics is not None
         parts = find_split_parts(model, plan)
         # Views stay out of the module tree: their tensors would be listed once more for every task.
         self._views = make_views(model, plan, parts)
@@ -87,6 +105,9 @@ class BranchedModel(nn.Module):
         self._bonds: dict[str, list[Bond]] = {task: [] for task in plan.tasks}
         for bond in builder.bonds:
             self._bonds[bond.task].append(bond)
+        self._buffer_bonds = {
+            task: [bond for bond in bonds if bond.registry == "_buffers"] for task, bonds in self._bonds.items()
+        }
         self._clones: tuple[tuple[nn.Module, nn.Module], ...] = tuple(builder.clones)
         self._copies: tuple[Copy, ...] = tuple(builder.copies)
         self._one_code = OneCode(self._views)
@@ -207,9 +228,11 @@ class BranchedModel(nn.Module):
         outputs: dict[str, Any] = {}
         learning: _Learning = {}
         versions = _versions((args, kwargs))
+        moves = SingleMoves(Before(self)) if self._has_own_statistics else None
         for task in tasks:
             self._check_inputs(versions, args, kwargs)
-            found, learned = self._by_calls((task,), args, kwargs, Before(self), is_first=not outputs)
+            with nullcontext() if moves is None else moves.one_pass():
+                found, learned = self._by_calls((task,), args, kwargs, Before(self), is_first=not outputs)
             outputs.update(found)
             learning.update(learned)
         return outputs, learning
@@ -233,7 +256,7 @@ class BranchedModel(nn.Module):
         versions = _versions((args, kwargs))
         calls = self._watched(tasks, needless)
         try:
-            outputs = self._run(calls, tasks, args, kwargs, is_first=is_first)
+            outputs = self._run(calls, tasks, args, kwargs, before, is_first=is_first)
         # Whether it is the network's own error will be seen when nothing is left out.
         except Exception:
             if not needless or not any(needless.values()):
@@ -241,25 +264,31 @@ class BranchedModel(nn.Module):
             before.restore()
             calls, needless = self._watched(tasks, {}), {}
             self._needless[key] = {}
-            outputs = self._run(calls, tasks, args, kwargs, is_first=is_first)
+            outputs = self._run(calls, tasks, args, kwargs, before, is_first=is_first)
         if len(self._needless) >= _REMEMBERED:
             self._needless.clear()
         # A run that has written to its inputs could not be begun anew.
         return outputs, {key: calls} if needless is None and _versions((args, kwargs)) == versions else {}
 
     def _run(
-        self, calls: EqualCalls, tasks: Sequence[str], args: Any, kwargs: Any, *, is_first: bool
+        self, calls: EqualCalls, tasks: Sequence[str], args: Any, kwargs: Any, before: Before, *, is_first: bool
     ) -> dict[str, Any]:
         outputs: dict[str, Any] = {}
+        replaced: dict[str, list[Place]] = {}
+        left: list[Place] = []
         has_gradients = torch.is_grad_enabled()
         # Inference tensors do not count how often they are written to.
         with torch.inference_mode(False), torch.set_grad_enabled(has_gradients), uncompiled():
             args, kwargs = tree_map(_counting, (args, kwargs))
             calls.know((args, kwargs))
             for task in tasks:
+                # What a pass puts in a buffer's place is not for the next one.
+                before.put_back()
 
                 def run(task: str = task) -> Any:
-                    return self._views[task](*_unpacked(calls.handed(args)), **_unpacked(calls.handed(kwargs)))
+                    output = self._views[task](*_unpacked(calls.handed(args)), **_unpacked(calls.handed(kwargs)))
+                    replaced[task] = [*before.replaced(), *self._loosened(task)]
+                    return output
 
                 def part_of(output: Any, task: str) -> Any:
                     return output_of(output, self.task_names, task)
@@ -268,10 +297,23 @@ class BranchedModel(nn.Module):
                     keeps_all = is_first and task == tasks[0]
                     return kept_parts(output, self.task_names, task) if keeps_all else [part_of(output, task)]
 
-                outputs[task] = calls.run_pass(task, run, kept_of, part_of)
-        for task in tasks:
-            self._adopt_buffers(task)
+                def replacing(task: str = task) -> list[torch.Tensor]:
+                    return [place.buffer for place in replaced[task] if place.buffer is not None]
+
+                outputs[task] = calls.run_pass(task, run, kept_of, part_of, replacing)
+                left += [place for place in replaced.pop(task) if place.buffer is None or calls.leaves(place.buffer)]
+        before.put_back()
+        for place in left:
+            place.fill()
         return outputs
+
+    def _loosened(self, task: str) -> Iterator[Place]:
+        """The places in the tree of the buffers that a view has others of by now; the view is renewed."""
+        for bond in self._buffer_bonds[task]:
+            found = bond.view[bond.view_name]
+            if found is not bond.tree[bond.tree_name]:
+                yield Place(bond.tree, bond.tree_name, found)
+                bond.renew()
 
     def _circumstances(self) -> tuple[object, ...]:
         """What else decides which calls a run makes, as far as it is easily seen."""
@@ -289,7 +331,9 @@ class BranchedModel(nn.Module):
             for tensor in part.tensors():
                 audiences[id(tensor)] = audiences.get(id(tensor), frozenset()) | {part.task}
         trains = any(module.training for module in self.modules())
-        norms = [module for module in self.modules() if module._buffers.get("num_batches_tracked") is not None]
+        # A norm that stays shared, with statistics for every stream, is a whole one in the views alone.
+        modules = {id(module): module for module in (*self.modules(), *(clone for _, clone in self._clones))}
+        norms = [each for each in modules.values() if each._buffers.get("num_batches_tracked") is not None]
         return EqualCalls(
             tasks,
             audiences,
@@ -325,13 +369,12 @@ class BranchedModel(nn.Module):
             clone.training = node.training
         for task in tasks:
             for bond in self._bonds[task]:
-                bond.view[bond.view_name] = bond.tree[bond.tree_name]
+                bond.renew()
 
     def _adopt_buffers(self, task: str) -> None:
         """Take over buffers that a view's pass has replaced rather than written to."""
-        for bond in self._bonds[task]:
-            if bond.registry == "_buffers":
-                bond.tree[bond.tree_name] = bond.view[bond.view_name]
+        for bond in self._buffer_bonds[task]:
+            bond.tree[bond.tree_name] = bond.view[bond.view_name]
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles; what was learned of calls is learned again."""
@@ -346,41 +389,6 @@ _Learning: TypeAlias = "dict[tuple[object, ...], EqualCalls]"
 
 def _shapes(inputs: object) -> tuple[object, ...]:
     return tuple(tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else type(leaf) for leaf in tree_leaves(inputs))
-
-
-def plan_for(model: nn.Module, manifest: Manifest | SplitPlan) -> BranchingPlan:
-    """The plan of a manifest, or of what is yet to be split, checked against the network that it is to be applied to.
-
-    :raises ReconError: naming what differs.
-    """
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in model.parameters()):
-        raise ReconError("the model has lazy modules without shapes", "run it on one batch before it is branched")
-    state = model.state_dict(keep_vars=True)
-    groups = tied_groups(state)
-    records = {record.key: record for record in manifest.tensors}
-    missing = [key for key in records if key not in state]
-    # A checkpoint may leave out all names of a tied tensor but one.
-    named = {name for group in groups if any(name in records for name in group) for name in group}
-    unexpected = [key for key in state if key not in records and key not in named]
-    if missing or unexpected:
-        parts = [f"the model lacks {listed(missing)}"] if missing else []
-        parts += [f"the manifest does not know {listed(unexpected)}"] if unexpected else []
-        raise ReconError(f"the manifest is of another model: {'; '.join(parts)}")
-    for key, record in records.items():
-        if tuple(state[key].shape) != record.shape:
-            raise ReconError(
-                f"the manifest is of another model: {quoted(key)} has the shape {record.shape} there, "
-                f"the model's {tuple(state[key].shape)}"
-            )
-    plan = plan_branching(state, manifest.layers, manifest.tasks)
-    check_ties(plan, {name: group[0] for group in groups for name in group[1:]})
-    for key, record in records.items():
-        if plan.places[key] != record.places:
-            raise ReconError(
-                f"the manifest puts {quoted(key)} at {listed(record.places)}, "
-                f"but in this model it would be at {listed(plan.places[key])}"
-            )
-    return plan
 
 
 def _refused(engine: str, reason: str) -> ReconError:

@@ -25,7 +25,6 @@ class _Write(NamedTuple):
     number: int
     buffer: torch.Tensor
     value: torch.Tensor
-    tasks: frozenset[str]
 
 
 class OwnCalls:
@@ -56,6 +55,7 @@ class OwnCalls:
         self._writers: dict[int, int] = {}
         self._parents: list[frozenset[int]] = []
         self._before: list[_Write] = []
+        self._tasks: dict[int, frozenset[str]] = {}
         self._is_complete = True
         self._is_traced = True
 
@@ -139,22 +139,24 @@ class OwnCalls:
             if not before and not self.made(tensor):
                 # It is there after the pass.
                 self._read.add(number)
-        self._before += [
-            _Write(number, buffer, value, tasks) for buffer, value in before if silent or id(buffer) in changed
-        ]
+        if tasks:
+            self._tasks[number] = tasks
+        self._before += [_Write(number, buffer, value) for buffer, value in before if silent or id(buffer) in changed]
 
     def end(
         self,
         output: Sequence[object],
         output_of: Callable[[str], object],
         is_known: Callable[[torch.Tensor], bool],
+        replacing: Sequence[torch.Tensor] = (),
     ) -> frozenset[int]:
         """End the pass: undo what was written into buffers by calls that the task's output does not come from.
 
         :param output: what is kept of what the network returned.
         :param output_of: what it returned for a task.
         :param is_known: whether a tensor is the same in several passes.
-        :returns: the ids of the buffers in which it has left something.
+        :param replacing: the tensors that the pass has put in the places of buffers.
+        :returns: the ids of the buffers in which it has left something, those in their places among them.
         :raises NeededError: if it comes from a call that was left out.
         """
         tensors = []
@@ -166,21 +168,26 @@ class OwnCalls:
             elif leaf is not None and not isinstance(leaf, (bool, int, float, complex, str)):
                 # It may hold tensors that are not seen.
                 self._is_complete = False
+        made = [(number, each) for each in replacing if (number := self._maker(each)) is not None]
+        writes = [*self._before, *(_Write(number, each, each) for number, each in made)]
         numbers = self._makers(tensors)
         if not numbers or not self._is_complete:
             if self._needless:
                 raise NeededError
-            return frozenset(id(write.buffer) for write in self._before)
+            return frozenset(id(write.buffer) for write in writes)
+        writers = {write.number for write in writes}
         self._live = self._sources(numbers)
-        self._live |= self._effects(self._live)
+        self._live |= self._effects(writers - self._live, self._live)
         if not self._live.isdisjoint(self._needless):
             raise NeededError
         live = {frozenset[str](): self._live}
-        for tasks in {write.tasks for write in self._before} - live.keys():
+        for tasks in {self._tasks_of(number) for number in writers} - live.keys():
             # What was run for several tasks is for the outputs of all of them.
             live[tasks] = self._sources(self._makers(tensors_in([output_of(task) for task in tasks])))
-            live[tasks] |= self._effects(live[tasks])
-        return self._take_back(live)
+            live[tasks] |= self._effects(writers - live[tasks], live[tasks])
+        used = frozenset(id(write.buffer) for write in writes if write.number in live[self._tasks_of(write.number)])
+        self._take_back(used)
+        return used
 
     def needless(self) -> Mapping[int, NeedlessCall]:
         """The calls of the pass that may be left out of later runs; for after its outputs have been dropped."""
@@ -207,13 +214,19 @@ class OwnCalls:
                 pending.extend(self._parents[number])
         return found
 
-    def _effects(self, live: set[int]) -> set[int]:
-        """Calls that write into a buffer and give nothing to others, as a moving average of live features does."""
+    def _tasks_of(self, number: int) -> frozenset[str]:
+        return self._tasks.get(number, frozenset())
+
+    def _effects(self, writers: Iterable[int], live: set[int]) -> set[int]:
+        """Of calls that write into a buffer, those that give nothing to others, as a moving average of live features.
+
+        :returns: these, and what they alone are computed from.
+        """
         children: Counter[int] = Counter()
         for parents in self._parents:
             children.update(parents)
         found: set[int] = set()
-        for number in {write.number for write in self._before} - live:
+        for number in writers:
             if children[number]:
                 continue
             chain = {number}
@@ -228,13 +241,11 @@ class OwnCalls:
                 found |= chain
         return found
 
-    def _take_back(self, live: Mapping[frozenset[str], set[int]]) -> frozenset[int]:
-        used = frozenset(id(write.buffer) for write in self._before if write.number in live[write.tasks])
+    def _take_back(self, used: frozenset[int]) -> None:
         for write in reversed(self._before):
             if self._counters.get(id(write.buffer), id(write.buffer)) not in used:
                 # As little counted as what it undoes: batch normalisation keeps its buffers for the backward pass.
                 write.buffer.data.copy_(write.value)
-        return used
 
     def _makers(self, tensors: Sequence[torch.Tensor]) -> set[int]:
         found = {self._maker(tensor) for tensor in tensors} | {self._writers.get(memory_of(t)) for t in tensors}

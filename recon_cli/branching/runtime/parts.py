@@ -1,14 +1,14 @@
-"""What the split layers of a network consist of: modules and tensors."""
+"""What is split in a network: modules and tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from recon_cli.artifacts.manifest import SplitLayer
+from recon_cli.artifacts.manifest import Split, SplitLayer
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.errors import ReconError, quoted
 from recon_cli.layers.names import LayerTable
@@ -16,32 +16,40 @@ from recon_cli.layers.names import LayerTable
 
 @dataclass(frozen=True)
 class SplitParts:
-    """What the split layers of a network consist of.
+    """What the split layers of a network consist of, and the statistics that are split.
 
     :ivar layers: name or alias of a split layer -> the layer.
     :ivar modules: name or alias of a split layer that is copied as a module -> the module.
-    :ivar tensors: name of a split layer -> its tensors, with the name of each.
-    :ivar bare: name of a tensor that is copied by itself -> its layer.
+    :ivar tensors: name of a split layer, or of one whose statistics are split -> the split tensors, with their names.
+    :ivar bare: name of a tensor that is copied by itself -> its layer, or the statistics that it belongs to.
     """
 
     layers: Mapping[str, SplitLayer]
     modules: Mapping[str, nn.Module]
     tensors: Mapping[str, list[tuple[str, torch.Tensor]]]
-    bare: Mapping[str, SplitLayer]
+    bare: Mapping[str, Split]
 
     def all_tensors(self) -> Iterator[torch.Tensor]:
-        """Every tensor of every split layer."""
+        """Every tensor that is split."""
         for tensors in self.tensors.values():
             yield from (tensor for _, tensor in tensors)
 
 
 def find_split_parts(model: nn.Module, plan: BranchingPlan) -> SplitParts:
-    """Find the modules and tensors of the split layers: whole modules, or tensors where other layers lie inside."""
+    """Find what is split: whole modules; tensors where other layers lie inside, and of running statistics."""
     table = LayerTable.of(model.state_dict())
     layers: dict[str, SplitLayer] = {}
     modules: dict[str, nn.Module] = {}
     tensors: dict[str, list[tuple[str, torch.Tensor]]] = {}
-    bare: dict[str, SplitLayer] = {}
+    bare: dict[str, Split] = {}
+
+    def add_bare(split: Split, keys: Iterable[str]) -> None:
+        for key in sorted(keys):
+            tensor = _tensor_at(model, key)
+            if tensor is not None:
+                tensors[split.name].append((key, tensor))
+                bare[key] = split
+
     for layer in plan.layers:
         own = tensors.setdefault(layer.name, [])
         for name in (layer.name, *layer.aliases):
@@ -57,11 +65,12 @@ def find_split_parts(model: nn.Module, plan: BranchingPlan) -> SplitParts:
             # A buffer that is not saved belongs to its layer all the same.
             for owner in owners:
                 keys.update(join(owner, buffer) for buffer in walk(model, owner)._buffers)
-            for key in sorted(keys):
-                tensor = _tensor_at(model, key)
-                if tensor is not None:
-                    own.append((key, tensor))
-                    bare[key] = layer
+            add_bare(layer, keys)
+    for each in plan.statistics or ():
+        tensors[each.name] = []
+        owners = {key.rpartition(".")[0] for key in each.buffers} - {""}
+        unsaved = {join(owner, name) for owner in owners for name in walk(model, owner)._non_persistent_buffers_set}
+        add_bare(each, unsaved.union(each.buffers))
     return SplitParts(layers, modules, tensors, bare)
 
 

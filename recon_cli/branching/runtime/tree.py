@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,21 +33,25 @@ class Bond:
     view_name: str
 
     @property
-    def tree(self) -> dict[str, object]:
+    def tree(self) -> dict[str, Any]:
         """The dictionary that holds it in the tree."""
-        found: dict[str, object] = vars(self.tree_module)[self.registry]
+        found: dict[str, Any] = vars(self.tree_module)[self.registry]
         return found
 
     @property
-    def view(self) -> dict[str, object]:
+    def view(self) -> dict[str, Any]:
         """The dictionary that holds it in the view."""
-        found: dict[str, object] = vars(self.view_module)[self.registry]
+        found: dict[str, Any] = vars(self.view_module)[self.registry]
         return found
+
+    def renew(self) -> None:
+        """Give the view what the tree holds."""
+        self.view[self.view_name] = self.tree[self.tree_name]
 
 
 @dataclass(frozen=True)
 class Copy:
-    """What one task has of a split layer.
+    """What one task has of what is split.
 
     :ivar name: the tensor of the module that belongs to it; all of them if None.
     """
@@ -72,7 +77,7 @@ class TreeBuilder:
 
     :ivar bonds: what tree and views hold together.
     :ivar clones: every node with the modules of the views that stand for it.
-    :ivar copies: what each task has of the split layers.
+    :ivar copies: what each task has of what is split.
     """
 
     def __init__(self, tasks: Sequence[str], parts: SplitParts, views: Mapping[str, nn.Module]) -> None:
@@ -120,14 +125,14 @@ class TreeBuilder:
                 self._bind(task, "_modules", (node, name), (parent, name))
 
     def _add_tensor(self, node: nn.Module, registry: str, path: str, name: str) -> None:
-        layer = self._parts.bare.get(join(path, name))
-        holder = node if layer is None else _child(_child(node, name), TOKEN)
+        split = self._parts.bare.get(join(path, name))
+        holder = node if split is None else _child(_child(node, name), TOKEN)
         for task in self._tasks:
-            place = name if layer is None else layer.branch_of(task)
-            if layer is not None:
+            place = name if split is None else split.branch_of(task)
+            if split is not None:
                 self.copies.append(Copy(task, walk(self._views[task], path), name))
             vars(holder)[registry][place] = vars(walk(self._views[task], path))[registry][name]
-            if layer is not None and name in node._non_persistent_buffers_set:
+            if split is not None and name in node._non_persistent_buffers_set:
                 holder._non_persistent_buffers_set.add(place)
             self._bind(task, registry, (holder, place), (path, name))
 

@@ -42,14 +42,14 @@ def make_views(model: nn.Module, plan: BranchingPlan, parts: SplitParts) -> dict
 
 
 def _copy_tensors(plan: BranchingPlan, parts: SplitParts) -> dict[str, dict[int, object]]:
-    """For every task, the id of each tensor of a split layer -> the tensor that the task uses."""
+    """For every task, the id of each tensor that is split -> the tensor that the task uses."""
     # One memo for all that the same tasks use, so that what is tied, also across layers, stays tied in the copy.
     memos: dict[tuple[str, ...], dict[int, object]] = {}
     copies: dict[str, dict[int, object]] = {task: {} for task in plan.tasks}
-    for layer in plan.layers:
-        for number, own_branch in enumerate(layer.branches):
+    for split in (*plan.layers, *(plan.statistics or ())):
+        for number, own_branch in enumerate(split.branches):
             memo = memos.setdefault(own_branch.tasks, {})
-            for name, tensor in parts.tensors[layer.name]:
+            for name, tensor in parts.tensors[split.name]:
                 copied = _copy(name, tensor, memo) if number else tensor
                 for task in own_branch.tasks:
                     copies[task][id(tensor)] = copied
