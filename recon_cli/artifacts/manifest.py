@@ -164,6 +164,19 @@ class CarriedEntry(Record):
     reason: str | None = Field(default=None, description="why the state of an optimizer was not branched along")
 
 
+Way = Literal["fork", "passes"]
+"""`fork`: what is the same for several tasks is computed once; `passes`: the whole network runs once for every task."""
+
+
+class BranchedProgram(Record):
+    """How a branched program computes."""
+
+    way: Way = Field(
+        description="fork: what is the same for several tasks is computed once; passes: all of it per task"
+    )
+    reason: str | None = Field(default=None, description="why it is not a fork")
+
+
 class PlannedSource(SourceCheckpoint):
     """The checkpoint that a plan was made for; with another one it is not carried out."""
 
@@ -221,6 +234,7 @@ class Manifest(Document):
     statistics: tuple[SplitStatistics, ...] | None = Field(default=None, description=_STATISTICS)
     tensors: tuple[TensorRecord, ...] = Field(description="every tensor of the source, in its order")
     entries: tuple[CarriedEntry, ...] = ()
+    program: BranchedProgram | None = Field(default=None, description="null for a file of weights")
     sizes: Sizes
     cost: BranchingCost | None = Field(default=None, description="what it costs in operations, if that is known")
     source: SourceCheckpoint

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recon_cli.artifacts.manifest import CarriedEntry
+from recon_cli.artifacts.manifest import BranchedProgram, CarriedEntry
 from recon_cli.branching.flows import SourceProgram
 from recon_cli.branching.plan import BranchingPlan
+from recon_cli.branching.room import check_room_to_work
 from recon_cli.branching.training_state import TreeBranching
 from recon_cli.checkpoints.pickles.nodes import path_text
 from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.programs.exported import ExportedSource
+from recon_cli.checkpoints.programs.torchscript import TorchScriptSource
+from recon_cli.checkpoints.sniffing import PROGRAMS, Program
+from recon_cli.checkpoints.tensors import CheckpointSource
 from recon_cli.checkpoints.torch_files.source import TorchSource
 from recon_cli.checkpoints.torch_files.weights import beside
 from recon_cli.checkpoints.torch_files.writer import SourceStorages
 from recon_cli.checkpoints.writing import Carried, CheckpointWriter, TorchWriter, flat_writer, is_torch_output
-from recon_cli.errors import ReconError, quoted
+from recon_cli.errors import ReconError, counted, quoted
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-PROGRAM_SUFFIX = ".pt2"
+    from recon_cli.branching.programs.torchscript.process import BranchedScript
+
+EXPORTED_SUFFIX = ".pt2"
 """The ending of names that ask for an exported program."""
+
+SCRIPT_SUFFIXES = (".ts", ".torchscript", ".jit")
+"""The endings of names that ask for a TorchScript file; a `.pt` or `.pth` may follow."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,16 @@ class BranchedContent:
     entries: tuple[CarriedEntry, ...] = ()
     shard_size: int | None = None
     tree: tuple[object, SourceStorages] | None = None
-    program: ExportedProgram | None = None
+    exported: ExportedProgram | None = None
+    script: BranchedScript | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def program(self) -> BranchedProgram | None:
+        """How it computes; None for weights alone."""
+        if self.script is not None:
+            return BranchedProgram(way=self.script.way, reason=self.script.reason)
+        return None if self.exported is None else BranchedProgram(way="fork")
 
     def writer(self, carried: Carried) -> CheckpointWriter:
         """What writes it.
@@ -50,12 +68,16 @@ class BranchedContent:
         """
         if self.tree is not None:
             return TorchWriter(self.path, self.source, *self.tree, carried)
-        if self.program is not None:
+        if self.exported is not None:
             from recon_cli.branching.programs.writing import ProgramWriter
 
-            return ProgramWriter(self.path, self.source, self.program, carried)
+            return ProgramWriter(self.path, self.source, self.exported, carried)
         prefix = self.source.prefix
         places = {key: tuple(prefix + name for name in names) for key, names in self.plan.places.items()}
+        if self.script is not None:
+            from recon_cli.branching.programs.torchscript.file import ScriptFileWriter
+
+            return ScriptFileWriter(self.path, self.source, self.script, places, carried)
         return flat_writer(self.path, self.source, places, carried=carried, shard_size=self.shard_size)
 
 
@@ -69,16 +91,18 @@ def branched_content(
 ) -> BranchedContent:
     """Decide what a branched checkpoint holds.
 
-    A torch file that is written as one keeps all that it holds, and what mirrors the weights is branched along; an
-    exported program that is written as one is forked; every other form holds the weights alone.
+    A torch file that is written as one keeps all that it holds, and what mirrors the weights is branched along; a
+    program that is written as one of its kind is branched itself; every other form holds the weights alone.
 
     :param path: the file that is named for it.
     :param parameters: the names of the source's parameters, in its order.
     :param program: what the source is, if it is an exported program.
     :raises ReconError: if a torch file or a program is to be divided, or a program is not there or cannot be forked.
     """
-    if path.suffix.lower() == PROGRAM_SUFFIX:
-        return _branched_program(path, source, plan, shard_size, program)
+    if path.suffix.lower() == EXPORTED_SUFFIX:
+        return _branched_exported(path, source, plan, shard_size, program)
+    if _asks_for_script(path):
+        return _branched_script(path, source, plan, shard_size, allow_code=program.allow_code)
     as_torch = is_torch_output(path, shard_size)
     origin = source.source
     if not isinstance(origin, TorchSource):
@@ -93,21 +117,11 @@ def branched_content(
     return BranchedContent(path, source, plan, tuple(entries), tree=(root, storages))
 
 
-def _branched_program(
+def _branched_exported(
     path: Path, source: Unprefixed, plan: BranchingPlan, shard_size: int | None, opened: SourceProgram
 ) -> BranchedContent:
     origin = source.source
-    weights_alone = quoted(path.with_suffix(".safetensors"))
-    if not isinstance(origin, ExportedSource):
-        raise ReconError(
-            f"{quoted(path)} is named like an exported program, but the source is none, so there is nothing to run",
-            f"name it {weights_alone}",
-        )
-    if shard_size is not None:
-        raise ReconError(
-            f"--shard-size divides safetensors, but {quoted(path)} is named like an exported program",
-            f"name it {weights_alone}, or leave --shard-size out",
-        )
+    _check_program(path, origin, ExportedSource, "exported", shard_size)
     from recon_cli.branching.programs.exported import fork_program
     from recon_cli.checkpoints.programs.loading import is_trainable
 
@@ -121,7 +135,65 @@ def _branched_program(
         )
     kept = tuple(CarriedEntry(path=name, treatment="kept") for name in origin.others)
     forked = fork_program(program, plan.behind(source.prefix))
-    return BranchedContent(path, source, plan, kept, program=forked, warnings=warnings)
+    return BranchedContent(path, source, plan, kept, exported=forked, warnings=warnings)
+
+
+def _branched_script(
+    path: Path, source: Unprefixed, plan: BranchingPlan, shard_size: int | None, *, allow_code: bool
+) -> BranchedContent:
+    origin = source.source
+    _check_program(path, origin, TorchScriptSource, "torchscript", shard_size)
+    from recon_cli.branching.programs.torchscript.places import Places
+    from recon_cli.branching.programs.torchscript.process import BranchedScript
+    from recon_cli.checkpoints.programs.loading import check_consent
+
+    (file,) = origin.paths
+    check_consent(file, "torchscript", allow_code=allow_code)
+    own = plan.behind(source.prefix)
+    # The tensors lie there twice, as PyTorch writes them and as Recon does.
+    untied = (tensor for tensor in source.tensors if tensor.key not in source.ties)
+    check_room_to_work(2 * sum(tensor.bytes * len(plan.places[tensor.key]) for tensor in untied), path)
+    script = BranchedScript(file, own, path.parent)
+    origin.check_unchanged()
+    # A tensor that is no parameter or buffer goes with its module.
+    places = Places(own)
+    entries = tuple(
+        CarriedEntry(path=name, treatment="branched" if places.of_tasks(name) else "kept") for name in origin.others
+    )
+    return BranchedContent(path, source, plan, entries, script=script, warnings=tuple(_script_warnings(path, script)))
+
+
+def _script_warnings(path: Path, script: BranchedScript) -> Iterator[str]:
+    for mode, count in (("training", script.training), ("evaluation", script.evaluating)):
+        if count:
+            yield (
+                f"{quoted(path)} keeps {counted(count, 'BatchNorm or dropout operation')} in {mode} mode, whatever "
+                "`.train()` and `.eval()` say, because the source does, as traced files do"
+            )
+    if script.way == "passes":
+        yield (
+            f"{quoted(path)} runs the whole network once for every task, and moves the running statistics of its "
+            f"BatchNorms as often, because {script.reason}"
+        )
+
+
+def _asks_for_script(path: Path) -> bool:
+    last, *before = [suffix.lower() for suffix in reversed(path.suffixes)] or [""]
+    return last in SCRIPT_SUFFIXES or (last in (".pt", ".pth") and bool(before) and before[0] in SCRIPT_SUFFIXES)
+
+
+def _check_program(
+    path: Path, source: CheckpointSource, wanted: type[CheckpointSource], kind: Program, shard_size: int | None
+) -> None:
+    """Refuse a name that asks for a program where there is none, or for a divided one."""
+    weights_alone = quoted(path.with_suffix(".safetensors"))
+    named = f"{quoted(path)} is named like {'an' if kind == 'exported' else 'a'} {PROGRAMS[kind]}"
+    if not isinstance(source, wanted):
+        raise ReconError(f"{named}, but the source is none, so there is nothing to run", f"name it {weights_alone}")
+    if shard_size is not None:
+        raise ReconError(
+            f"--shard-size divides safetensors, but {named}", f"name it {weights_alone}, or leave --shard-size out"
+        )
 
 
 def _left_out(origin: TorchSource) -> tuple[CarriedEntry, ...]:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 class SourceProgram:
     """The exported program that a checkpoint is, if it is one; opened once, when it is needed.
 
-    :param allow_code: whether it may be opened although that can run code from its file.
+    :ivar allow_code: whether it may be opened although that can run code from its file.
     """
 
     def __init__(self, source: Unprefixed, *, allow_code: bool) -> None:
         self._source = source
-        self._allow_code = allow_code
+        self.allow_code = allow_code
 
     @property
     def is_open_to(self) -> bool:
         """Whether there is a program that may be opened."""
-        return self._allow_code and isinstance(self._source.source, ExportedSource)
+        return self.allow_code and isinstance(self._source.source, ExportedSource)
 
     @cached_property
     def program(self) -> ExportedProgram:
@@ -39,7 +39,7 @@ class SourceProgram:
         from recon_cli.checkpoints.programs.loading import check_consent, load_exported
 
         (file,) = self._source.source.paths
-        check_consent(file, "exported", allow_code=self._allow_code)
+        check_consent(file, "exported", allow_code=self.allow_code)
         program = load_exported(file)
         self._source.source.check_unchanged()
         return program

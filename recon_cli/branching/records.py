@@ -7,6 +7,7 @@ from typing import Any
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.manifest import (
+    BranchedProgram,
     CarriedEntry,
     PlannedOutput,
     PlannedSource,
@@ -46,11 +47,13 @@ def manifest_fields(
     digests: Mapping[str, str],
     decision: Decision,
     entries: tuple[CarriedEntry, ...],
+    program: BranchedProgram | None,
 ) -> dict[str, Any]:
     """The fields of the manifest: what was done, and to which checkpoint.
 
     :param digests: the digests of the source's tensors.
     :param entries: what became of all that lies beside them.
+    :param program: how the branched program computes; None if it is a file of weights.
     """
     records = tuple(_fields(tensor, decision.plan) for tensor in source.tensors)
     for record in records:
@@ -59,6 +62,7 @@ def manifest_fields(
         **_common(decision),
         "tensors": records,
         "entries": entries,
+        "program": program,
         "source": identity,
         "versions": Versions(recon=__version__),
     }

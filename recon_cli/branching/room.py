@@ -15,12 +15,7 @@ def output_record(file_bytes: int, manifest_bytes: int, output: Path | None) -> 
 
     :param output: the branched file, if it is named; its folder exists.
     """
-    free = None
-    if output is not None:
-        # A file system that does not say how much is free cannot be asked.
-        with contextlib.suppress(OSError):
-            found = os.statvfs(output.parent)
-            free = found.f_bavail * found.f_frsize
+    free = None if output is None else _free_bytes(output.parent)
     return PlannedOutput(bytes=file_bytes, manifest_bytes=manifest_bytes, free_bytes=free)
 
 
@@ -30,8 +25,28 @@ def check_room(planned: PlannedOutput, output: Path) -> None:
     A file that is replaced makes no room: it stays until the new one is complete.
     """
     if planned.free_bytes is not None and planned.total > planned.free_bytes:
-        raise ReconError(
-            f"{quoted(output)} and its manifest take {planned.total:,} bytes, but only {planned.free_bytes:,} are free "
-            f"in {quoted(output.parent)}",
-            "make room, or name an output on another disk",
-        )
+        raise _too_little(f"{quoted(output)} and its manifest take {planned.total:,} bytes", planned.free_bytes, output)
+
+
+def check_room_to_work(needed: int, output: Path) -> None:
+    """Refuse an output whose file system has no room for what lies there while it is made.
+
+    :param needed: the bytes of that, at the least.
+    """
+    free = _free_bytes(output.parent)
+    if free is not None and needed > free:
+        raise _too_little(f"{quoted(output)} takes {needed:,} bytes while it is made", free, output)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    # A file system that does not say how much is free cannot be asked.
+    with contextlib.suppress(OSError):
+        found = os.statvfs(folder)
+        return found.f_bavail * found.f_frsize
+    return None
+
+
+def _too_little(what: str, free: int, output: Path) -> ReconError:
+    return ReconError(
+        f"{what}, but only {free:,} are free in {quoted(output.parent)}", "make room, or name an output on another disk"
+    )

@@ -9,7 +9,14 @@ from typing import Any
 
 from recon_cli.artifacts.digests import PLACEHOLDER
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.manifest import CarriedEntry, Manifest, PlannedOutput, SourceCheckpoint, SplitPlan
+from recon_cli.artifacts.manifest import (
+    BranchedProgram,
+    CarriedEntry,
+    Manifest,
+    PlannedOutput,
+    SourceCheckpoint,
+    SplitPlan,
+)
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.branching.applying import check_content, decide_by_plan
 from recon_cli.branching.bare import open_as_recorded, open_bare
@@ -42,6 +49,7 @@ class SplitResult:
     :ivar key: where the weights lie in the source, if it holds more.
     :ivar cost_unknown: why it is not known what the split costs in operations.
     :ivar warnings: what is probably not as its user wants it, as sentences.
+    :ivar program: how the branched program computes; None if it is a file of weights.
     """
 
     decision: Decision
@@ -51,6 +59,7 @@ class SplitResult:
     key: str | None
     cost_unknown: str | None = None
     warnings: tuple[str, ...] = ()
+    program: BranchedProgram | None = None
 
 
 def manifest_path(branched: Path) -> Path:
@@ -129,8 +138,8 @@ def split_checkpoint(
 
     :param output: the branched file; the manifest gets the same name with `.manifest.json`. It is safetensors, or a
         torch file if its name ends as those do; then it keeps what else a torch file holds, and what mirrors the
-        weights, such as an optimizer's moments, is branched along. It is an exported program if its name ends in `.pt2`
-        and the checkpoint is one.
+        weights, such as an optimizer's moments, is branched along. It is a program if its name asks for one and the
+        checkpoint is one: exported (`.pt2`) or TorchScript (`.ts`, `.ts.pt`, `.torchscript`, `.jit` and the like).
     :param shard_size: the bytes of tensors in one file. A larger checkpoint is divided into several, and an index.
     :param announce: told what will be done; its document is not there yet.
     :param advance: told what has been written.
@@ -216,6 +225,7 @@ class _Split:
             self._source.key,
             self._flow_missing if self.decision.cost is None else None,
             content.warnings,
+            content.program,
         )
 
     def check(self, found: SourceCheckpoint) -> None:
@@ -237,4 +247,5 @@ class _Split:
         return Manifest.model_validate(self._fields)
 
     def _fields_with(self, digests: Digests, identity: SourceCheckpoint) -> dict[str, Any]:
-        return manifest_fields(self._source, identity, digests, self.decision, self.content.entries)
+        content = self.content
+        return manifest_fields(self._source, identity, digests, self.decision, content.entries, content.program)

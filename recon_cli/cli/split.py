@@ -21,7 +21,7 @@ def command(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint: .safetensors, .pt, or .pt2."),
+        typer.Option("--output", "-o", metavar="FILE", help="The branched checkpoint: .safetensors, .pt, .pt2 or .ts."),
     ] = None,
     key: Annotated[
         str | None,
@@ -122,8 +122,8 @@ def command(
     """Give every task its own copy of the chosen layers, in a new checkpoint.
 
     Beside OUT.safetensors, OUT.manifest.json says where every tensor went. In OUT.pt, all else that a torch file held
-    stays, and the states of optimizers are branched along. OUT.pt2, from an exported program, is one that PyTorch loads
-    and runs; what comes before the first split is in it once.
+    stays, and the states of optimizers are branched along. OUT.pt2, from an exported program, and OUT.ts or OUT.ts.pt,
+    from a TorchScript file, are programs that PyTorch loads and runs; what comes before the first split is there once.
     """
     from recon_cli.branching.requests import read_request
     from recon_cli.branching.split import run_split

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,19 @@ from torch.export.passes import move_to_device_pass
 
 from recon_cli.artifacts.digests import digest_file
 from recon_cli.checkpoints.programs.loading import (
-    MODE_AT,
     cannot_be_opened,
     check_consent,
+    fixed_modes,
     is_trainable,
     load_exported,
+    load_script,
     modes_of,
+    script_error,
 )
 from recon_cli.checkpoints.sniffing import PROGRAMS, Program, check_program
 from recon_cli.checkpoints.state_dict import ties_in_memory
 from recon_cli.config.schema import LoadedConfig
-from recon_cli.errors import ReconError, counted, describe, quoted
+from recon_cli.errors import ReconError, counted, quoted
 from recon_cli.experiment.targets import call_target, user_code
 
 
@@ -91,20 +91,12 @@ def _open_torchscript(path: Path, device: torch.device) -> tuple[nn.Module, int]
 
     :returns: the module, and how many of its operations evaluate whatever the module's mode.
     """
-    if sys.version_info >= (3, 14):
-        raise ReconError(
-            "PyTorch does not support TorchScript on Python 3.14 and later",
-            "run Recon on an earlier Python, or give the network as an exported program",
-        )
+    module = load_script(path, device)
     try:
-        with warnings.catch_warnings():
-            # That TorchScript is old is known to those who have such files.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-        evaluating = sum(_fixed_in_evaluation(module.inlined_graph))
+        evaluating = sum(not trains for trains in fixed_modes(module.inlined_graph))
     # A damaged file makes PyTorch fail in any way.
     except Exception as error:
-        raise ReconError(f"the TorchScript file {quoted(path)} cannot be opened: {describe(error)}") from error
+        raise script_error(path, error) from error
     if next(module.parameters(), None) is None:
         raise ReconError(
             f"the TorchScript file {quoted(path)} has no parameters, so there is no layer to measure",
@@ -128,17 +120,6 @@ def _run_as_written(module: Any) -> None:
             return forward(*args, **kwargs)
 
     module.forward = run
-
-
-def _fixed_in_evaluation(block: Any) -> Iterator[bool]:
-    """For each operation of a TorchScript graph that has a mode: whether that is a constant, and not to train."""
-    for node in block.nodes():
-        at = MODE_AT.get(node.kind().removeprefix("aten::"))
-        if at is not None:
-            mode = node.inputsAt(at)
-            yield mode.node().kind() == "prim::Constant" and not mode.toIValue()
-        for inner in node.blocks():
-            yield from _fixed_in_evaluation(inner)
 
 
 def _open_exported(path: Path, device: torch.device) -> tuple[nn.Module, int]:

@@ -18,7 +18,7 @@ _DEAREST = 3
 _TREATMENTS = {
     "branched": "branched along",
     "kept": "kept as they are",
-    "left out": "left out, as safetensors holds tensors alone (an output named .pt, or .pt2 of a program, keeps them)",
+    "left out": "left out, as safetensors holds tensors alone (an output of the source's kind, like .pt, keeps them)",
 }
 
 
@@ -55,6 +55,8 @@ def split_remarks(result: SplitResult) -> Iterable[str]:
     sizes = decision.sizes
     if result.key is not None:
         yield f"the weights are those under {quoted(result.key)}"
+    if result.program is not None and result.program.way == "fork":
+        yield "the program's graph is forked: what is the same for several tasks is computed once"
     for treatment, said in _TREATMENTS.items():
         entries = [entry.path for entry in result.entries if entry.treatment == treatment]
         if entries:

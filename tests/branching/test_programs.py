@@ -285,6 +285,12 @@ def add_twice(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return early + middle + x
 
 
+def add_to_one_of_several(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    values, _ = x.sort(-1)
+    values.add_(net.second(x))
+    return values * 2
+
+
 def count_batches(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     net.count.add_(1)
     return net.second(x) * net.count
@@ -301,6 +307,7 @@ def move_average(net: Writing, x: torch.Tensor, _: torch.Tensor) -> torch.Tensor
         (add_to_view, {}),
         (add_through_reshape, {}),
         (add_twice, {}),
+        (add_to_one_of_several, {}),
         (count_batches, {"count": torch.zeros(())}),
         (move_average, {"mean": torch.zeros(4)}),
     ],
@@ -485,6 +492,7 @@ def test_the_command_writes_a_program_that_plain_torch_runs(recon, caplog):
     move_apart(branched)
     module.load_state_dict(branched.state_dict())
     assert_same_outputs(module(x), branched(x), ABC)
+    assert Manifest.read(Path("out.manifest.json")).program.way == "fork"
     # The manifest is in it too, and proves it.
     assert Manifest.from_content(json.loads(extra["recon.manifest.json"]), "it") == Manifest.read(
         Path("out.manifest.json")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ConstantArgument,
@@ -21,6 +20,7 @@ from torch.export.graph_signature import (
 from torch.fx import GraphModule, Node
 
 from recon_cli.branching.plan import BranchingPlan
+from recon_cli.branching.programs.copies import Copies
 from recon_cli.branching.programs.graph_fork import GraphFork, fork_graph
 from recon_cli.branching.programs.liveness import Ownership
 from recon_cli.branching.programs.memory import GraphMemory
@@ -151,16 +151,13 @@ class _Forking:
 
     def _state(self) -> dict[str, torch.Tensor]:
         """The state dict: copies are new, and tied as their originals are."""
-        made: dict[tuple[int, str], torch.Tensor] = {}
+        copies = Copies()
         state: dict[str, torch.Tensor] = {}
         for key, value in self._source.state_dict.items():
             if key not in self._plan.copies:
                 state[key] = value
             for branch, name in self._plan.copies.get(key, {}).items():
-                identity = (_identity(value), branch)
-                if identity not in made:
-                    made[identity] = _copied(value)
-                state[name] = made[identity]
+                state[name] = copies.of(value, branch)
         return state
 
 
@@ -175,13 +172,3 @@ def _check_signature(signature: ExportGraphSignature) -> None:
         if each.kind is InputKind.TOKEN:
             token = quoted(each.arg.name)
             raise ReconError(f"the program orders its effects by the token {token}, which is not supported")
-
-
-def _identity(value: torch.Tensor) -> int:
-    """What tied tensors share, and no others; parameters of a loaded program are tied by their memory alone."""
-    return hash((value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)) if value.numel() else id(value)
-
-
-def _copied(value: torch.Tensor) -> torch.Tensor:
-    copied = value.detach().clone()
-    return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied

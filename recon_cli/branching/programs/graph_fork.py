@@ -6,7 +6,6 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch.fx import Graph, Node
 
 from recon_cli.branching.programs.liveness import Ownership, live_nodes
@@ -130,7 +129,7 @@ class _Forking:
 
     def _separate(self, node: Node, value: Node, tasks: Sequence[str]) -> None:
         """Give groups of tasks whose streams write differently into the same memory memory of their own."""
-        for storage in self._memory.storages(value):
+        for storage in self._memory.touched(value):
             groups: dict[Node, dict[_Key, list[str]]] = {}
             for task in tasks:
                 by_key = groups.setdefault(self.instances[storage, task], {})
@@ -149,7 +148,7 @@ class _Forking:
                     "let it work on a copy, `x = x.clone()`, and export it again",
                 )
             raise _shared_update(self._ownership.names[storage])
-        if len(self._memory.storages(value)) > 1:
+        if len(self._memory.touched(value)) > 1:
             raise _unclear(node)
 
     def _renew(self, node: Node, storage: Node, tasks: Sequence[str]) -> None:
@@ -174,7 +173,10 @@ class _Forking:
         if before in renewed or before in renewed.values():
             return renewed.get(before, before)
         if alias is storage:
-            made = self.graph.call_function(torch.ops.aten.clone.default, (before,))
+            copier = self._memory.copier(storage)
+            if copier is None:
+                raise _unclear(node)
+            made = self.graph.call_function(copier, (before,))
             made.meta = dict(before.meta)
         elif written := self._memory.written(alias):
             if len(written) > 1 or not self._memory.returns_written(alias):
@@ -200,7 +202,7 @@ class _Forking:
             return False
         return any(
             self._positions[alias] < self._positions[other] < self._positions[node]
-            and any(storage in self._memory.storages(value) for value in self._memory.written(other))
+            and any(storage in self._memory.touched(value) for value in self._memory.written(other))
             for other in self._positions
         )
 

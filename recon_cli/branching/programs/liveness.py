@@ -50,7 +50,7 @@ def live_nodes(memory: Memory, outputs: Mapping[str, Collection[Node]], ownershi
         if sources:
             tasks = [task for task in outputs if sources <= live[task]]
         else:
-            state = {ownership.module(storage) for value in written for storage in memory.storages(value)}
+            state = {ownership.module(storage) for value in written for storage in memory.touched(value)}
             tasks = [task for task in outputs if state & used[task]]
         if not tasks and node not in anywhere:
             tasks = list(outputs)
@@ -66,7 +66,7 @@ def _slice(memory: Memory, outputs: Iterable[Node], effects: Iterable[Node]) -> 
     wanted = {*outputs, *effects}
     read = {storage for node in outputs for storage in memory.storages(node)}
     for node in reversed(memory.graph.nodes):
-        if node in wanted or any(memory.storages(value) & read for value in memory.written(node)):
+        if node in wanted or any(memory.touched(value) & read for value in memory.written(node)):
             live.add(node)
             wanted.update(node.all_input_nodes)
             for value in memory.read(node):
@@ -78,7 +78,7 @@ def _is_effect(node: Node, memory: Memory) -> bool:
     """Whether a node does something that does not show in the values of a graph."""
     if memory.acts(node):
         return True
-    written = {storage for value in memory.written(node) for storage in memory.storages(value)}
+    written = {storage for value in memory.written(node) for storage in memory.touched(value)}
     return any(storage.op == "placeholder" for storage in written)
 
 

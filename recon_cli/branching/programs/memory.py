@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -51,6 +51,15 @@ class Memory:
         moved = self.moved(node)
         return [value for value in node.all_input_nodes if value not in moved]
 
+    def touched(self, value: Node) -> frozenset[Node]:
+        """The nodes that have allocated what changes when a node writes to a value; all that it may lie in."""
+        return self._storages[value]
+
+    def copier(self, storage: Node) -> Callable[..., object] | None:
+        """The operation that copies what a node has allocated; None if it is more than one tensor."""
+        is_tensor = all(user.target is not operator.getitem for user in storage.users)
+        return torch.ops.aten.clone.default if is_tensor else None
+
     def moved(self, node: Node) -> Sequence[Node]:
         """The running statistics that an operation moves, one step at a time: a BatchNorm's when it trains."""
         raise NotImplementedError
@@ -79,9 +88,7 @@ class GraphMemory(Memory):
         self._graphs: dict[Node, set[int] | None] = {}
         self.graph = graph
         super().__init__(graph, {node: self._find_written(node) for node in graph.nodes})
-        for node in graph.nodes:
-            shared = [self._storages[source] for source in self._aliased(node)]
-            self._storages[node] = frozenset().union(*shared) if shared else frozenset([node])
+        self._find_storages()
 
     def moved(self, node: Node) -> list[Node]:
         """The running statistics that an operation moves."""
@@ -103,6 +110,18 @@ class GraphMemory(Memory):
         """Whether a node does nothing but look at its inputs' memory in another way."""
         is_operation = isinstance(node.target, torch._ops.OpOverload) or node.target is operator.getitem
         return is_operation and node not in self._storages[node] and not self.written(node)
+
+    def _find_storages(self) -> None:
+        for node in self.graph.nodes:
+            shared = frozenset[Node]().union(*(self._storages[source] for source in self._aliased(node)))
+            self._storages[node] = frozenset([node]) if not shared or self._is_one_of_several(node) else shared
+
+    def _is_one_of_several(self, node: Node) -> bool:
+        """Whether a node gives one of several tensors that an operation has allocated, each by itself."""
+        if node.target is not operator.getitem:
+            return False
+        (maker,) = node.all_input_nodes
+        return isinstance(maker.target, torch._ops.OpOverload) and self._storages[maker] == {maker}
 
     def _find_written(self, node: Node) -> list[Node]:
         if node.op != "call_function":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -33,6 +36,47 @@ def check_consent(path: Path, kind: Program, *, allow_code: bool) -> None:
             f"the {PROGRAMS[kind]} {quoted(path)} is not opened unasked, because that can run code from the file",
             f"pass `--allow-{kind}` if you trust where the file comes from",
         )
+
+
+def check_script_supported() -> None:
+    """Refuse a Python on which PyTorch has no TorchScript."""
+    if sys.version_info >= (3, 14):
+        raise ReconError(
+            "PyTorch does not support TorchScript on Python 3.14 and later",
+            "run Recon on an earlier Python, or give the network as an exported program",
+        )
+
+
+def load_script(path: Path, device: torch.device) -> Any:
+    """Load a TorchScript file.
+
+    :param device: where its tensors are put.
+    :raises ReconError: if PyTorch cannot.
+    """
+    check_script_supported()
+    try:
+        with warnings.catch_warnings():
+            # That TorchScript is old is known to those who have such files.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    # A damaged file makes PyTorch fail in any way.
+    except Exception as error:
+        raise script_error(path, error) from error
+
+
+def script_error(path: Path, error: Exception) -> ReconError:
+    """What is said of a TorchScript file in which PyTorch has failed."""
+    return ReconError(f"the TorchScript file {quoted(path)} cannot be opened: {describe(error)}")
+
+
+def fixed_modes(block: Any) -> Iterator[bool]:
+    """For each operation of a TorchScript graph whose mode is fixed, as it was traced: whether it trains."""
+    for node in block.nodes():
+        at = MODE_AT.get(node.kind().removeprefix("aten::"))
+        if at is not None and (mode := node.inputsAt(at)).node().kind() == "prim::Constant":
+            yield bool(mode.toIValue())
+        for inner in node.blocks():
+            yield from fixed_modes(inner)
 
 
 def load_exported(path: Path) -> ExportedProgram:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from recon_cli.checkpoints.inputs import InputFile
 from recon_cli.checkpoints.pickles.nodes import Call, Global
+from recon_cli.checkpoints.programs.exported import EXTRA_FILES
 from recon_cli.checkpoints.programs.script_classes import ScriptClasses
 from recon_cli.checkpoints.tensors import CheckpointSource
-from recon_cli.checkpoints.torch_files.content import ZipContent
+from recon_cli.checkpoints.torch_files.content import MANIFEST, ZipContent, carried_in
 from recon_cli.checkpoints.torch_files.source import stored_tensors
 from recon_cli.checkpoints.torch_files.tensor_nodes import is_tensor
 from recon_cli.checkpoints.torch_files.weights import StateDict, refusals
@@ -51,10 +52,10 @@ class TorchScriptSource(CheckpointSource):
                 )
             weights, self.others = _state_dict(content, quoted(path))
             self.tensors, self.ties = stored_tensors(weights, content, quoted(path))
+            self.metadata: Mapping[str, str] = carried_in(content.archive, EXTRA_FILES + MANIFEST)
         except BaseException:
             self._file.close()
             raise
-        self.metadata: Mapping[str, str] = {}
 
     def check_unchanged(self) -> None:
         """Refuse a file that was modified since it was opened."""
