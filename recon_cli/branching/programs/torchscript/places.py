@@ -25,7 +25,7 @@ class Places:
     def of(self, name: str, task: str) -> str:
         """Where a task's network finds an attribute or a module, by their dotted names."""
         if name in self.alone:
-            return self.plan.copies[name][self.layers[layer_of(name)].branch_of(task)]
+            return self.plan.place(name, task)
         layer = name
         while layer and layer not in self.whole:
             layer = layer.rpartition(".")[0]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recon_cli.artifacts.document import Record
-from recon_cli.artifacts.manifest import SplitLayer, Way
-from recon_cli.branching.plan import BranchingPlan
+from recon_cli.artifacts.manifest import SplitLayer, SplitStatistics, Way
+from recon_cli.branching.plan import BranchingPlan, plan_branching
 from recon_cli.checkpoints.programs.loading import check_script_supported
 from recon_cli.errors import ReconError, quoted
 
@@ -26,6 +26,7 @@ class Order(Record):
     """What the process is to do.
 
     :ivar ways: those that it may take, the best first.
+    :ivar keys: the names of the file's state dict.
     """
 
     source: str
@@ -33,13 +34,13 @@ class Order(Record):
     ways: tuple[Way, ...]
     tasks: tuple[str, ...]
     layers: tuple[SplitLayer, ...]
-    copies: dict[str, dict[str, str]]
-    places: dict[str, tuple[str, ...]]
+    statistics: tuple[SplitStatistics, ...] | None
+    keys: tuple[str, ...]
 
     @property
     def plan(self) -> BranchingPlan:
         """The plan of the file's state dict."""
-        return BranchingPlan(self.tasks, self.layers, self.copies, self.places)
+        return plan_branching(self.keys, self.layers, self.tasks, statistics=self.statistics)
 
 
 class Answer(Record):
@@ -98,8 +99,8 @@ class BranchedScript:
             ways=tuple(ways),
             tasks=plan.tasks,
             layers=plan.layers,
-            copies={key: dict(names) for key, names in plan.copies.items()},
-            places=dict(plan.places),
+            statistics=plan.statistics,
+            keys=tuple(plan.places),
         )
         # It finds the same modules, and takes none from the folder that the user happens to be in.
         paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
