@@ -13,11 +13,8 @@ from itertools import chain
 
 from recon_cli.artifacts.manifest import Branch, Split, SplitLayer, SplitStatistics
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
-from recon_cli.layers.names import LayerTable, layer_of
+from recon_cli.layers.names import TOKEN, LayerTable, layer_of
 from recon_cli.tasks import branch_ids
-
-TOKEN = "tasks"
-"""The part of a name that stands between a layer and its branches."""
 
 
 @dataclass(frozen=True)

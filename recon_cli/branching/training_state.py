@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from recon_cli.artifacts.manifest import CarriedEntry
 from recon_cli.branching.order import in_module_order
-from recon_cli.branching.plan import TOKEN, BranchingPlan
+from recon_cli.branching.plan import BranchingPlan
 from recon_cli.checkpoints.pickles.nodes import Call, Path, items_of, path_text
 from recon_cli.checkpoints.prefixes import wrapper_prefix
 from recon_cli.checkpoints.tensors import TensorInfo
@@ -18,7 +18,7 @@ from recon_cli.checkpoints.torch_files.tensor_nodes import NotPlainError, Tensor
 from recon_cli.checkpoints.torch_files.weights import beside, follow
 from recon_cli.checkpoints.torch_files.writer import SourceStorages
 from recon_cli.errors import quoted
-from recon_cli.layers.names import layer_of
+from recon_cli.layers.names import TOKEN, layer_of
 
 _MAX_DEPTH = 50
 

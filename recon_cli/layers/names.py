@@ -23,6 +23,9 @@ RUNNING_STATISTICS = frozenset({"running_mean", "running_var"})
 BUFFER_NAMES = RUNNING_STATISTICS | {"num_batches_tracked"}
 """Last parts of tensor names that PyTorch's own layers give to buffers."""
 
+TOKEN = "tasks"
+"""The part of a name that stands between a layer and its branches in a branched network."""
+
 _TRAINABLE = ("F", "BF", "C")
 
 
@@ -63,7 +66,10 @@ def is_parameter(key: str, dtype: str) -> bool:
 
     :param dtype: the type's name as safetensors writes it (`F32`, `I64`, `BF16`).
     """
-    return key.rpartition(".")[2] not in BUFFER_NAMES and dtype.startswith(_TRAINABLE)
+    parts = key.split(".")
+    # A buffer of which every stream has its own bears the name of the stream at its end.
+    name = parts[-3] if len(parts) > 2 and parts[-2] == TOKEN else parts[-1]
+    return name not in BUFFER_NAMES and dtype.startswith(_TRAINABLE)
 
 
 @dataclass(frozen=True)

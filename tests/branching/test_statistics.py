@@ -257,3 +257,10 @@ def test_the_ranking_of_a_profile_knows_which_statistics_lie_behind_a_split(reco
     assert "running statistics" not in recon(*split, "body.0", "--dry-run").succeeds().out
     shared = recon(*split, "conv", "--batchnorm", "shared", "--dry-run").succeeds()
     assert "running statistics" not in shared.out + shared.err
+
+
+def test_statistics_of_streams_are_counted_among_the_buffers(recon, checkpoint):
+    split_checkpoint(request(checkpoint, "conv"), Path("b.safetensors"), overwrite=False)
+    after = Manifest.read(Path("b.manifest.json")).sizes.after
+    found = recon("inspect", "b.safetensors", "--json").succeeds().document["checkpoint"]["state_dicts"]
+    assert [each["parameters"] for each in found] == [after.parameters]

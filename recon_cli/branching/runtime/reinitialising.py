@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from recon_cli.artifacts.manifest import Branch, SplitLayer
-from recon_cli.branching.plan import TOKEN, BranchingPlan
+from recon_cli.branching.plan import BranchingPlan
 from recon_cli.errors import ReconError, listed, quoted
-from recon_cli.layers.names import layer_of
+from recon_cli.layers.names import TOKEN, layer_of
 
 
 def draw_anew(branched: nn.Module, plan: BranchingPlan) -> None:

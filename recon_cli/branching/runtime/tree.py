@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon_cli.branching.plan import TOKEN
 from recon_cli.branching.runtime.parts import SplitParts, join, walk
+from recon_cli.layers.names import TOKEN
 
 
 class Node(nn.Module):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from recon_cli.branching.plan import TOKEN, BranchingPlan
-from recon_cli.layers.names import layer_of
+from recon_cli.branching.plan import BranchingPlan
+from recon_cli.layers.names import TOKEN, layer_of
 
 
 class Places:

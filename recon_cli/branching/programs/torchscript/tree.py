@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.jit import _recursive
 
-from recon_cli.branching.plan import TOKEN, BranchingPlan
+from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.programs.copies import Copies
 from recon_cli.branching.programs.torchscript.places import Places
+from recon_cli.layers.names import TOKEN
 
 _cloned: Any = torch._C._hack_do_not_use_clone_module_with_class  # type: ignore[attr-defined]
 _script_module: Any = _recursive.create_script_module
