@@ -265,3 +265,32 @@ def test_a_norm_can_be_frozen_by_its_name():
     state = branched.state_dict()
     assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("late."))
     assert not torch.equal(state["early.running_mean"], before["early.running_mean"])
+
+
+@pytest.mark.parametrize("engine", ["auto", "calls", "passes"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_task_that_does_without_a_norm_leaves_the_counts_of_others_alone(engine, momentum):
+    class Early(Network):
+        """The first task's head sees what comes before the norm."""
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            h = self.split(self.early(self.first(x)))
+            later = self.late(h)
+            return {task: head(h if task == "a" else later) for task, head in self.heads.items()}
+
+    torch.manual_seed(0)
+    model = Early(lambda: nn.BatchNorm1d(4, momentum=momentum)).double().train()
+    plan = recon_cli.branching_plan(model, ["split"], TASKS, next(batches()))
+    (statistics,) = plan.statistics
+    assert [branch.tasks for branch in statistics.branches] == [("a", "b"), ("c",)]
+    branched = recon_cli.BranchedModel(copy.deepcopy(model), plan, engine)
+    with torch.no_grad():
+        for copied in branched.split.tasks.children():
+            copied.weight.add_(torch.randn(4, 4, dtype=torch.float64))
+    separate = separate_networks(model)
+    for x in batches():
+        take_weights(separate, branched, plan)
+        outputs = branched(x)
+        assert all(torch.equal(outputs[task], own(x)[task]) for task, own in separate.items())
+    del separate["a"]
+    assert_same_buffers(branched, separate, plan)

@@ -118,6 +118,7 @@ class EqualCalls(TorchFunctionMode):
         self._averages = averages
         self._changed: frozenset[int] = frozenset()
         self._left: frozenset[int] = frozenset()
+        self._undecided: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._needless = needless
         self._ended: dict[str, OwnCalls] = {}
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -197,7 +198,16 @@ class EqualCalls(TorchFunctionMode):
         self._changed |= changed
         self._ended[task] = self._own
         self._past |= {task}
+        self._settle_counters()
         return output
+
+    def _settle_counters(self) -> None:
+        """Undo counts of what no pass has moved after all."""
+        self._undecided = {**self._own.undecided, **self._undecided}
+        if self._past == self._everyone:
+            for counter, (buffer, value) in self._undecided.items():
+                if self._counters[counter] not in self._changed:
+                    buffer.data.copy_(value)
 
     def leaves(self, tensor: torch.Tensor) -> bool:
         """Whether what the last pass has put in the place of a buffer stays there, and is no other task's."""

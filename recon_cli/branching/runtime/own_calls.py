@@ -34,6 +34,8 @@ class OwnCalls:
     :param counters: the id of each buffer that counts the updates of another one -> the id of that one.
     :param needless: the calls that are left out, by their numbers.
     :param learns: whether calls are described, so that they can be left out of later runs.
+    :ivar undecided: by their ids, the counters that have counted for several tasks what this pass has not moved, with
+        the values that they had before.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class OwnCalls:
         self._parents: list[frozenset[int]] = []
         self._before: list[_Write] = []
         self._tasks: dict[int, frozenset[str]] = {}
+        self.undecided: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._is_complete = True
         self._is_traced = True
 
@@ -243,7 +246,12 @@ class OwnCalls:
 
     def _take_back(self, used: frozenset[int]) -> None:
         for write in reversed(self._before):
-            if self._counters.get(id(write.buffer), id(write.buffer)) not in used:
+            if self._counters.get(id(write.buffer), id(write.buffer)) in used:
+                continue
+            if id(write.buffer) in self._counters and self._tasks_of(write.number):
+                # Another one of the tasks that it counts for may move what it counts.
+                self.undecided[id(write.buffer)] = write.buffer, write.value
+            else:
                 # As little counted as what it undoes: batch normalisation keeps its buffers for the backward pass.
                 write.buffer.data.copy_(write.value)
 
