@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from recon_cli.attributes import Attributes
 from recon_cli.random_states import random_states, set_random_states
 
 
@@ -78,59 +79,53 @@ class Before:
 def leaving_no_trace(model: nn.Module) -> Iterator[None]:
     """Undo what a run of a network in the block changes.
 
-    Its buffers, the attributes of its modules, the lists, dictionaries and sets among these, and all random number
-    generators are as before; not what else its code writes to.
+    Its buffers, the attributes of its modules and of what these hold, and all random number generators are as before;
+    not what else its code writes to.
     """
     before = Before(model)
-    attributes = [_Attributes(module) for module in model.modules()]
+    attributes = Attributes(model)
     try:
         yield
     finally:
-        for held in attributes:
-            held.restore()
+        attributes.restore()
         before.restore()
 
 
-def uncompiled() -> AbstractContextManager[object]:
+@contextmanager
+def uncompiled() -> Iterator[None]:
     """Parts of a network that are compiled by themselves run as they were written: no call inside could be seen."""
     # What has not been imported has compiled nothing, and takes seconds to import.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    _stance.enter()
+    try:
+        yield
+    finally:
+        _stance.leave()
 
 
-class _Attributes:
-    """The attributes of a module, its registries and hooks among them."""
+class _Stance:
+    """The compiler's stance, which is one for all threads: the last to leave a block puts back what the first found."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._own = vars(module)
-        self._held = dict(self._own)
-        self._contents = [(value, _content(value)) for value in self._held.values() if _content(value) is not None]
-        self._generators = [(v, v.get_state()) for v in self._held.values() if isinstance(v, torch.Generator)]
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: AbstractContextManager[object] = nullcontext()
 
-    def restore(self) -> None:
-        if not _same(self._own, self._held):
-            self._own.clear()
-            self._own.update(self._held)
-        for value, content in self._contents:
-            if not _same(_content(value), content):
-                value.clear()
-                value.extend(content) if isinstance(value, (list, deque)) else value.update(content)
-        for generator, state in self._generators:
-            generator.set_state(state)
+    def enter(self) -> None:
+        """Have all code run as it was written."""
+        with self._lock:
+            if not self._inside:
+                self._before = torch.compiler.set_stance("force_eager")
+            self._inside += 1
 
-
-def _content(value: Any) -> Any:
-    """A copy of what a container holds; None for all else."""
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, (list, deque)):
-        return list(value)
-    return set(value) if isinstance(value, set) else None
+    def leave(self) -> None:
+        """Have code compiled again, unless another thread has not left yet."""
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two containers hold the same objects in the same places."""
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(one[key] is other[key] for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(mine is theirs for mine, theirs in zip(one, other, strict=True))
-    return bool(one == other)
+_stance = _Stance()

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import random
-from collections import OrderedDict
+import sys
+import warnings
+import weakref
+from collections import OrderedDict, UserDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
 
 import recon_cli
 from recon_cli.branching.runtime.module import BranchedModel
 from recon_cli.errors import ReconError
+from recon_cli.network_states import uncompiled
 from tests.branching.catalogue import Bottleneck, Heads, sequential
 from tests.branching.test_engines import move_apart, resnet
 from tests.branching.test_module import manifest_of
@@ -340,3 +349,292 @@ def test_it_says_why_it_cannot_when_it_is_asked_for(tmp_path):
     branched.trunk = plain
     with torch.compiler.set_stance("force_eager"), pytest.raises(ReconError, match="switched off"):
         branched(x())
+
+
+def same_gradients(auto: BranchedModel, calls: BranchedModel, *args: Any) -> None:
+    for branched in (auto, calls):
+        branched.zero_grad(set_to_none=True)
+        sum(value.sin().sum() for value in branched(*args).values()).backward()
+    for name, expected in calls.named_parameters():
+        found = auto.get_parameter(name).grad
+        assert (found is None) == (expected.grad is None), name
+        if found is not None:
+            torch.testing.assert_close(found, expected.grad)
+
+
+REPLACING: dict[str, Callable[[Any], object]] = {
+    "a head": lambda net: net.heads.register_module("b", nn.Linear(4, 2)),
+    "all heads": lambda net: setattr(net, "heads", nn.ModuleDict({task: nn.Linear(4, 2) for task in TASKS})),
+    "a shared layer": lambda net: setattr(net, "behind", nn.Linear(4, 4)),
+    "the first copy": lambda net: setattr(net.split.tasks, "a", nn.Linear(4, 4)),
+    "another copy": lambda net: setattr(net.split.tasks, "b", nn.Linear(4, 4)),
+    "a copy by more": lambda net: setattr(net.split.tasks, "b", nn.Sequential(nn.Linear(4, 4), nn.Tanh())),
+    "a copy's bias": lambda net: setattr(net.split.tasks.a, "bias", None),
+    "a copy's code": lambda net: setattr(net.split.tasks.b, "forward", torch.tanh),
+    "a copy's weight": lambda net: parametrize.register_parametrization(net.split.tasks.b, "weight", nn.Softplus()),
+    "what trains": lambda net: net.split.tasks.a.requires_grad_(requires_grad=False),
+}
+
+
+@pytest.mark.parametrize("what", REPLACING)
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_is_replaced_is_not_used_any_more(tmp_path, what, has_run):
+    auto, calls = both(Network(plain), tmp_path)
+    if has_run:
+        agree(auto, calls, x())
+    for branched in (auto, calls):
+        torch.manual_seed(4)
+        REPLACING[what](branched)
+    for _ in range(2):
+        agree(auto, calls, x())
+        same_gradients(auto, calls, x())
+
+
+class Activated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(4))
+        self.activation: Any = torch.relu
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(x * self.weight) + getattr(self, "offset", 0.0)
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("activation", torch.tanh), ("offset", 1.0)])
+def test_any_attribute_may_be_set_on_one_copy_alone(tmp_path, attribute, value):
+    model = Network(plain)
+    model.split = Activated()
+    auto, calls = both(model, tmp_path)
+    agree(auto, calls, x())
+    for branched in (auto, calls):
+        setattr(branched.get_submodule("split.tasks.b"), attribute, value)
+    agree(auto, calls, x())
+
+
+def test_code_that_asks_what_trains_is_told_for_every_task(tmp_path):
+    def asks(net, x):
+        return net.split(x) if net.split.weight.requires_grad else net.behind(x)
+
+    auto, calls = both(Network(asks), tmp_path)
+    for task in TASKS:
+        for branched in (auto, calls):
+            branched.get_submodule(f"split.tasks.{task}").requires_grad_(task == "b")
+        agree(auto, calls, x())
+
+
+def remembers(net, x):
+    value = net.split(x)
+    if net.seen is not None:
+        value = value + net.seen
+    net.seen = value.detach()
+    return value
+
+
+def alternates(net, x):
+    net.seen = not net.seen
+    return net.split(x) * (2 if net.seen else 1)
+
+
+def collects(net, x):
+    net.heads.collected.append(1)
+    return net.split(x) * len(net.heads.collected)
+
+
+def sets_its_input(net, x):
+    x["scale"] *= 2
+    return net.split(x["x"]) * x["scale"]
+
+
+@pytest.mark.parametrize("trunk", [remembers, alternates, collects])
+def test_what_is_tried_leaves_no_trace_in_attributes(tmp_path, trunk):
+    model = Network(trunk)
+    model.seen, model.heads.collected = None, []
+    auto, calls = both(model, tmp_path)
+    for _ in range(6):
+        agree(auto, calls, x())
+
+
+def test_what_is_tried_leaves_no_trace_in_the_objects_that_it_is_given(tmp_path):
+    auto, calls = both(Network(sets_its_input), tmp_path)
+    first, second = (UserDict(x=torch.ones(1, 4), scale=1.0) for _ in range(2))
+    for _ in range(5):
+        found, expected = auto(first), calls(second)
+        assert first["scale"] == second["scale"] and torch.equal(found["b"], expected["b"])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_region_that_moves_statistics_is_checkpointed_as_in_the_network(tmp_path, reentrant):
+    class Model(Network):
+        def __init__(self) -> None:
+            super().__init__(lambda net, x: net.split(checkpoint(net.inner, net.behind(x), use_reentrant=reentrant)))
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    torch.manual_seed(0)
+    model = Model()
+    auto = recon_cli.branch(copy.deepcopy(model), manifest_of(model, ["split"], TASKS, tmp_path), "graph")
+    batch = x()
+    for network in (model, auto):
+        for _ in range(2):
+            sum(value.sin().sum() for value in network(batch).values()).backward()
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(auto.get_buffer(name), buffer)
+    torch.testing.assert_close(auto.get_parameter("inner.0.weight").grad, model.inner[0].weight.grad)
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        result = (x @ weight).exp()
+        ctx.save_for_backward(x, weight, result)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight, result = ctx.saved_tensors
+        gradient = gradient * result
+        return (
+            gradient @ weight.T if ctx.needs_input_grad[0] else None,
+            x.T @ gradient if ctx.needs_input_grad[1] else None,
+        )
+
+
+def multiplies(net, x):
+    return net.behind(Product.apply(torch.tanh(x), net.split.weight)).tanh()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_an_autograd_function_is_differentiated_twice(tmp_path):
+    auto, calls = both(Network(multiplies).double(), tmp_path)
+    found = []
+    for branched in (auto, calls):
+        batch = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+        output = sum(value.sin().sum() for value in branched(batch).values())
+        (gradient,) = torch.autograd.grad(output, batch, create_graph=True)
+        gradient.square().sum().backward()
+        found.append({name: p.grad for name, p in branched.named_parameters()} | {"input": gradient})
+    assert auto.engine.name == "graph", auto.engine.reason
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_an_autograd_function_of_a_copy_that_trains_gives_a_gradient_though_the_first_is_frozen(tmp_path):
+    auto, calls = both(Network(multiplies), tmp_path)
+    for branched in (auto, calls):
+        branched.get_submodule("split.tasks.a").requires_grad_(requires_grad=False)
+    same_gradients(auto, calls, x())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_what_an_autograd_function_saves_is_freed_with_the_outputs(tmp_path):
+    auto, _ = both(Network(multiplies), tmp_path)
+    batch = x()
+    auto(batch)
+    gc.collect()
+    gc.disable()
+    try:
+        output = auto(batch)
+        saved = [weakref.ref(node) for node in functions_behind(output["b"]) if hasattr(node, "saved_tensors")]
+        assert saved
+        del output
+        assert not any(reference() for reference in saved)
+    finally:
+        gc.enable()
+
+
+def functions_behind(tensor: torch.Tensor) -> list[Any]:
+    found, pending = [], [tensor.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.append(node)
+            pending.extend(following for following, _ in node.next_functions)
+    return found
+
+
+def test_inputs_that_lie_in_memory_in_other_ways(tmp_path):
+    for batch in (torch.rand(6, 8)[::2, ::2], torch.rand(1, 4).expand(3, 4), nn.Parameter(x()), x(0)):
+        (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
+        auto, calls = both(Network(plain), folder)
+        agree(auto, calls, batch)
+        agree(auto, calls, batch)
+        assert auto.engine.name == "graph"
+
+
+def test_many_graphs_do_not_end_in_an_error(tmp_path, capfd):
+    auto, calls = both(Network(plain), tmp_path)
+    for rows in range(1, 10):
+        agree(auto, calls, x(rows))
+    for parameter in auto.parameters():
+        parameter.requires_grad_(requires_grad=False)
+        agree(auto, calls, x())
+    assert not capfd.readouterr().err
+
+
+def test_code_that_recovers_from_errors_does_so(tmp_path):
+    def inverts(net, x):
+        try:
+            return net.split(torch.linalg.inv(x))
+        except RuntimeError:
+            return net.split(x)
+
+    auto, calls = both(Network(inverts), tmp_path)
+    agree(auto, calls, torch.eye(4))
+    agree(auto, calls, torch.zeros(4, 4))
+    assert auto.engine.name == "graph"
+
+
+def test_threads_run_it_at_the_same_time(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    batch = x()
+    expected = calls(batch)
+    for task in TASKS:
+        auto(batch, tasks=[task])
+
+    def wrong(task: str) -> int:
+        return sum(not torch.equal(auto(batch, tasks=[task])[task], expected[task]) for _ in range(100))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(wrong, TASKS * 2)) == 0
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_the_last_of_several_threads_switches_the_compiler_on_again(tmp_path):
+    graph = recon_cli.branch(Network(plain), manifest_of(Network(plain), ["split"], TASKS, tmp_path), "graph")
+    first, second = ExitStack(), ExitStack()
+    for thread in (first, second):
+        thread.enter_context(uncompiled())
+    first.close()
+    with pytest.raises(ReconError, match="switched off"):
+        graph(x())
+    second.close()
+    assert graph(x()).keys() == set(TASKS)
+
+
+def test_a_network_that_is_dropped_is_freed(tmp_path):
+    auto, _ = both(Network(plain), tmp_path)
+    auto(x())
+    left = [weakref.ref(auto), weakref.ref(auto.get_parameter("split.tasks.b.weight"))]
+    del auto
+    gc.collect()
+    assert all(reference() is None for reference in left)
+
+
+@pytest.mark.parametrize("setting", ["install_free_tensors", "prepare_freezing"])
+def test_settings_of_the_compiler_do_not_mix_the_tasks_up(tmp_path, setting):
+    auto, calls = both(Network(plain), tmp_path)
+    with torch._dynamo.config.patch({setting: True}):
+        agree(auto, calls, x())
+
+
+def test_a_trace_of_torchscript_does_not_end_the_engine(tmp_path):
+    auto, calls = both(Network(plain), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(auto, (x(),), strict=False, check_trace=False)
+    batch = x()
+    assert torch.equal(traced(batch)["b"], calls(batch)["b"])
+    assert auto.engine.name == "graph"

@@ -25,6 +25,12 @@ VALUELESS = frozenset({
 """Functions that tell something of a tensor that does not depend on its values."""
 
 
+_SHAPED_BY_VALUES = (
+    "nonzero", "argwhere", "unique", "masked_select", "repeat_interleave", "bincount", "one_hot", "pack_padded",
+    "pad_packed",
+)  # fmt: skip
+
+
 def name_of(func: Callable[..., Any]) -> str:
     """What a function is called."""
     return getattr(func, "__name__", str(func))
@@ -39,6 +45,14 @@ def target_of(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
     writes = name == "__setitem__" or (name.startswith("__i") and name.endswith("__") and len(name) > 6)
     writes = writes or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
     return args[0] if writes and args and isinstance(args[0], torch.Tensor) else None
+
+
+def is_shaped_by_values(func: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether the shape of what a call gives depends on the values of its arguments."""
+    name = name_of(func)
+    if name == "__getitem__":
+        return any(tensor.dtype in (torch.bool, torch.uint8) for tensor in tensors[1:])
+    return (name == "where" and len(tensors) == 1) or any(part in name for part in _SHAPED_BY_VALUES)
 
 
 def writes_silently(func: Callable[..., Any]) -> bool:

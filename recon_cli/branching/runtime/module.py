@@ -6,7 +6,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.attributes import Attributes
 from recon_cli.branching.manifests import read_record
 from recon_cli.branching.plan import BranchingPlan
 from recon_cli.branching.runtime.circumstances import OneCode
@@ -110,7 +111,7 @@ class BranchedModel(nn.Module):
         }
         self._clones: tuple[tuple[nn.Module, nn.Module], ...] = tuple(builder.clones)
         self._copies: tuple[Copy, ...] = tuple(builder.copies)
-        self._one_code = OneCode(self._views)
+        self._one_code: OneCode | None = OneCode(self._views)
         self.training = model.training
         expected = {place for names in plan.places.values() for place in names}
         if strange := set(self.state_dict()) ^ expected:
@@ -157,19 +158,28 @@ class BranchedModel(nn.Module):
 
         :raises UntraceableError: if no graph stands for the network's code.
         """
+        self._renew(self.task_names)
+        if self._one_code is None or not self._one_code.is_of_these_modules():
+            self._one_code, self._traced = OneCode(self._views), None
         doubt = self._one_code.doubt(self.modules())
         if doubt is not None:
             raise UntraceableError(doubt, lasts=False)
         traced = self._traced = self._traced or TracedNetwork(self._views, self._bonds)
         circumstances = (torch.is_grad_enabled(), *self._circumstances(), *_shapes((args, kwargs)))
-        self._renew(self.task_names)
         has_gradients = torch.is_grad_enabled()
         # As for passes, whose inputs have to count how often they are written to.
         with torch.inference_mode(False), torch.set_grad_enabled(has_gradients):
             args, kwargs = tree_map(_counting, (args, kwargs))
             if traced.knows(circumstances):
-                with suppress(StaleError):
+                try:
                     return traced.run(tasks, args, kwargs)
+                except StaleError:
+                    pass
+                except Exception as error:
+                    if self._asked == "graph":
+                        raise
+                    # The network's code may have a way out of it, and otherwise it is the one to say what is wrong.
+                    raise UntraceableError("one of its operations fails", lasts=False) from error
             before = Before(self)
             try:
                 traced.learn(circumstances, args, kwargs)
@@ -178,7 +188,7 @@ class BranchedModel(nn.Module):
             except StaleError:
                 before.restore()
                 raise UntraceableError("its code reads what it changes itself") from None
-            except Exception:
+            except BaseException:
                 before.restore()
                 raise
 
@@ -255,8 +265,13 @@ class BranchedModel(nn.Module):
         needless = self._needless.get(key)
         versions = _versions((args, kwargs))
         calls = self._watched(tasks, needless)
+        attributes = Attributes(*self._views.values(), args, kwargs) if needless is None else None
         try:
             outputs = self._run(calls, tasks, args, kwargs, before, is_first=is_first)
+        except SharedWriteError:
+            if attributes is not None:
+                attributes.restore()
+            raise
         # Whether it is the network's own error will be seen when nothing is left out.
         except Exception:
             if not needless or not any(needless.values()):
@@ -267,6 +282,10 @@ class BranchedModel(nn.Module):
             outputs = self._run(calls, tasks, args, kwargs, before, is_first=is_first)
         if len(self._needless) >= _REMEMBERED:
             self._needless.clear()
+        if attributes is not None and attributes.have_changed():
+            # Nor could it be begun anew if the network counts its runs.
+            self._needless[key] = {}
+            return outputs, {}
         # A run that has written to its inputs could not be begun anew.
         return outputs, {key: calls} if needless is None and _versions((args, kwargs)) == versions else {}
 
@@ -378,7 +397,7 @@ class BranchedModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for copies and pickles; what was learned of calls is learned again."""
-        return {**vars(self), "_needless": {}, "_traced": None}
+        return {**vars(self), "_needless": {}, "_one_code": None, "_traced": None}
 
 
 _REMEMBERED = 16

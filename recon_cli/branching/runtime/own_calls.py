@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import TensorWeakRef
 
-from recon_cli.branching.runtime.functions import VALUELESS, name_of
+from recon_cli.branching.runtime.functions import VALUELESS, is_shaped_by_values, name_of
 from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 
 
@@ -98,7 +98,8 @@ class OwnCalls:
             return
         number = len(self._parents) - 1
         results = tensors_in(result)
-        if results and all(_is_plain(tensor) for tensor in (*tensors, *results)):
+        is_plain = all(_is_plain(tensor) for tensor in (*tensors, *results))
+        if results and is_plain and not is_shaped_by_values(func, tensors):
             self._described[number] = NeedlessCall.of(func, tensors, result)
         elif results or name_of(func) not in VALUELESS:
             # What the network's code makes of values is not seen.

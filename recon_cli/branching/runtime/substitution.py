@@ -22,8 +22,8 @@ from torch import nn
 from recon_cli.errors import ReconError, quoted
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
-_OWN_TABLES = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
-_ATOMS = (str, bytes, int, float, complex, type, type(None), ModuleType, torch.dtype, torch.device)
+OWN_TABLES = frozenset(key for key, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
+ATOMS = (str, bytes, int, float, complex, type, type(None), ModuleType, torch.dtype, torch.device)
 _STANDARD_LIBRARY = frozenset(sys.stdlib_module_names) - {"collections"}
 
 Rebuild = Callable[[list[Any]], object]
@@ -88,19 +88,19 @@ class Substitution:
         self._replaced[id(original)] = clone
         for name, value in vars(original).items():
             new = self._of(value)
-            if new is value and (name in _REGISTRIES or (name in _OWN_TABLES and id(original) in self._layers)):
+            if new is value and (name in _REGISTRIES or (name in OWN_TABLES and id(original) in self._layers)):
                 new = copy.copy(value)
             vars(clone)[name] = new
         return clone
 
     def _of(self, value: object) -> object:
-        if isinstance(value, _ATOMS):
+        if isinstance(value, ATOMS):
             return value
         if id(value) in self._replaced:
             return self._replaced[id(value)]
         if isinstance(value, nn.Module):
             return self.module(value)
-        parts = _take_apart(value)
+        parts = take_apart(value)
         if parts is None or id(value) in self._under_way:
             return value
         self._under_way.add(id(value))
@@ -123,18 +123,18 @@ class Substitution:
 def _held(value: object, seen: set[int] | None = None) -> Iterator[object]:
     """The modules and tensors that an attribute refers to, as far as the next module on the way."""
     seen = set() if seen is None else seen
-    if isinstance(value, _ATOMS) or id(value) in seen:
+    if isinstance(value, ATOMS) or id(value) in seen:
         return
     if isinstance(value, (nn.Module, torch.Tensor)):
         yield value
         return
     seen.add(id(value))
-    parts = _take_apart(value)
+    parts = take_apart(value)
     for item in parts[0] if parts else ():
         yield from _held(item, seen)
 
 
-def _take_apart(value: object) -> tuple[list[object], Rebuild] | None:
+def take_apart(value: object) -> tuple[list[object], Rebuild] | None:
     """What an object consists of, and how to make another one of that kind; None if it is not looked into."""
     if isinstance(value, torch.Tensor):
         return None

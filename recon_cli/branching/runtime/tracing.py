@@ -8,21 +8,24 @@ run in the network, the trunk once, without the network's Python in between.
 from __future__ import annotations
 
 import itertools
+import threading
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from types import FunctionType
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.checkpoint import checkpoint
 
+from recon_cli.attributes import Attributes
 from recon_cli.branching.programs.graph_fork import fork_graph
 from recon_cli.branching.programs.liveness import Ownership
 from recon_cli.branching.runtime.circumstances import autocast_kept
+from recon_cli.branching.runtime.higher_order import ChosenSavingError, run_as_written
 from recon_cli.branching.runtime.observed_memory import ObservedMemory
 from recon_cli.branching.runtime.own_calls import tensors_in
 from recon_cli.branching.runtime.tree import Bond
@@ -34,6 +37,15 @@ Holder: TypeAlias = "tuple[dict[str, object], str]"
 
 _MOST_GRAPHS = 8
 _MOST_ALIKE = 3
+_SETTINGS: Mapping[str, Any] = {
+    # It refuses recurrent networks for what its usual backends make of them; here they run as they are.
+    "allow_rnn": True,
+    # A wrapper for several processes would have the graph cut into pieces.
+    "optimize_ddp": False,
+    # What is traced is counted here.
+    "recompile_limit": _MOST_GRAPHS * (_MOST_ALIKE + 1),
+    "error_on_recompile": False,
+}
 _numbers = itertools.count()
 
 
@@ -79,10 +91,19 @@ class TracedNetwork:
             for task, found in bonds.items()
         }
         self._first = next(iter(views.values()))
-        self._wanted: tuple[str, ...] = ()
-        self._ran: _TracedGraph | None = None
         self._traced: Counter[object] = Counter()
-        self._call = torch.compile(_by_itself(_call), backend=self._capture, fullgraph=True, dynamic=False)
+        self._graphs: list[_TracedGraph] = []
+        self._now = _Now()
+        self._learning = threading.RLock()
+        # The compiler keeps its backends and what they give, which must not keep the network.
+        found = weakref.ref(self)
+
+        def capture(module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+            network = found()
+            assert network is not None
+            return network._capture(module, inputs)
+
+        self._call = torch.compile(_by_itself(_call), backend=capture, fullgraph=True, dynamic=False)
 
     def knows(self, circumstances: object) -> bool:
         """Whether it was run in such circumstances before."""
@@ -96,25 +117,38 @@ class TracedNetwork:
         """
         if circumstances not in self._traced and len(self._traced) >= _MOST_GRAPHS:
             raise UntraceableError("it is run on inputs of many different shapes", lasts=False)
-        self._wanted, self._ran = (), None
-        # The compiler may decide to run the code as it is, which may write to its inputs.
-        args, kwargs = tree_map(_Copies().of, (args, kwargs))
+        with self._learning:
+            attributes = Attributes(self._first, args, kwargs)
+            # The compiler may decide to run the code as it is, which may write to its inputs.
+            args, kwargs = tree_map(_Copies().of, (args, kwargs))
+            try:
+                output = self._trial(args, kwargs)
+            finally:
+                have_changed = attributes.have_changed()
+                attributes.restore()
+            ran = self._now.ran
+            self._traced[circumstances] += ran is None or not ran.is_learned
+            if self._traced[circumstances] > _MOST_ALIKE:
+                raise UntraceableError("its code reads something that changes from call to call")
+            if ran is None:
+                raise UntraceableError("the compiler is switched off, or found nothing to compute", lasts=False)
+            if not ran.is_learned:
+                ran.learn(output, (args, kwargs))
+                if have_changed:
+                    raise UntraceableError("its code changes attributes, which every task's view has", lasts=False)
+                ran.is_learned = True
+
+    def _trial(self, args: Any, kwargs: Any) -> Any:
+        """What the network returns when it is run to learn."""
+        self._now.begin(())
         try:
-            output = self._called(args, kwargs)
+            return self._called(args, kwargs)
         # Code that cannot be traced, and code that fails, are told apart when it is run as it is.
         except Exception as error:
             inner = getattr(error, "inner_exception", error)
             if isinstance(inner, UntraceableError):
                 raise inner from None
             raise UntraceableError(f"its code cannot be traced: {_first_line(inner)}") from error
-        ran = cast("_TracedGraph | None", self._ran)
-        if ran is None:
-            raise UntraceableError("the compiler is switched off, or found nothing to compute")
-        self._traced[circumstances] += not ran.is_learned
-        if self._traced[circumstances] > _MOST_ALIKE:
-            raise UntraceableError("its code reads something that changes from call to call")
-        if not ran.is_learned:
-            ran.learn(output, (args, kwargs))
 
     def run(self, tasks: tuple[str, ...], args: Any, kwargs: Any) -> Any:
         """Run the graph.
@@ -123,34 +157,46 @@ class TracedNetwork:
         :returns: what the network returns.
         :raises StaleError: if the network has to be learned in these circumstances.
         """
-        self._wanted, self._ran = tasks, None
+        self._now.begin(tasks)
         try:
             output = self._called(args, kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             raise StaleError from error
         # The compiler may decide to leave the code of the first view as it is.
-        if cast("_TracedGraph | None", self._ran) is None:
+        if self._now.ran is None:
             raise StaleError
         return output
 
     def _called(self, args: Any, kwargs: Any) -> Any:
-        # It refuses recurrent networks for what its usual backends make of them; here they run as they are.
-        with torch._dynamo.config.patch(allow_rnn=True), autocast_kept():
+        with torch._dynamo.config.patch(**_SETTINGS), autocast_kept():
             return self._call(self._first, args, kwargs)
 
     def _capture(self, module: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         """What the compiler calls with the graph that it has traced."""
-        graph = _TracedGraph(_without_shortcuts(module), self._holders_of(module, inputs), tuple(self._views))
+        holders = self._holders_of(module, inputs)
+        try:
+            run_as_written(module, holders)
+        except ChosenSavingError:
+            raise UntraceableError("it chooses what a checkpointed region saves") from None
+        at = len(self._graphs)
+        self._graphs.append(_TracedGraph(module, holders, tuple(self._views)))
+        found = weakref.ref(self)
 
         def run(*values: Any) -> Any:
-            self._ran = graph
-            if graph.is_learned:
-                return graph.run(self._wanted or tuple(self._views), values)
-            if self._wanted:
-                raise StaleError
-            return graph.results(values)
+            network = found()
+            assert network is not None
+            return network._run(network._graphs[at], values)
 
         return run
+
+    def _run(self, graph: _TracedGraph, values: Sequence[Any]) -> Sequence[Any]:
+        """What the compiled code calls in a graph's place."""
+        self._now.ran = graph
+        if graph.is_learned:
+            return graph.run(self._now.wanted or tuple(self._views), values)
+        if self._now.wanted:
+            raise StaleError
+        return graph.results(values)
 
     def _holders_of(self, module: GraphModule, inputs: Sequence[Any]) -> dict[Node, tuple[_Place, dict[str, Holder]]]:
         """For each input of a graph that is a tensor of the network: where it lies, and what holds each task's own."""
@@ -159,6 +205,9 @@ class TracedNetwork:
             for registry in ("_parameters", "_buffers"):
                 for name, tensor in vars(owner)[registry].items():
                     places.setdefault(id(tensor), _Place(path, registry, name))
+        constants = [getattr(module, str(node.target), None) for node in module.graph.nodes if node.op == "get_attr"]
+        if any(id(value) in places for value in constants):
+            raise UntraceableError("the compiler is set to keep parameters in what it traces")
         nodes = [node for node in module.graph.nodes if node.op == "placeholder"]
         return {
             node: (places[id(value)], {task: self._holder(task, places[id(value)]) for task in self._views})
@@ -170,6 +219,21 @@ class TracedNetwork:
         module = self._views[task].get_submodule(place.path)
         bond = self._bonds[task].get((id(module), place.registry, place.name))
         return (vars(module)[place.registry], place.name) if bond is None else (bond.tree, bond.tree_name)
+
+
+class _Now(threading.local):
+    """What a thread's call is about.
+
+    :ivar wanted: the tasks that are wanted; none if it is there to learn.
+    :ivar ran: the graph that was run.
+    """
+
+    wanted: tuple[str, ...] = ()
+    ran: _TracedGraph | None = None
+
+    def begin(self, wanted: tuple[str, ...]) -> None:
+        """Begin a call."""
+        self.wanted, self.ran = wanted, None
 
 
 class _TracedGraph:
@@ -229,7 +293,6 @@ class _TracedGraph:
             raise UntraceableError("it keeps a tensor that it has computed in an attribute")
         self._owners = [tuple(found) for found in owners]
         self._memory.results = ()
-        self.is_learned = True
 
     def run(self, tasks: tuple[str, ...], values: Sequence[Any]) -> list[Any]:
         """What the forked graph gives; None for what belongs to other tasks."""
@@ -284,21 +347,6 @@ def _is_transform(node: Node) -> bool:
     return module.startswith(("torch._functorch", "torch._C._functorch"))
 
 
-def _without_shortcuts(module: GraphModule) -> GraphModule:
-    """A graph that is checkpointed as it was written, and not as the compiler's usual backends would do it."""
-    for node in module.graph.nodes:
-        if node.target is torch.ops.higher_order.tag_activation_checkpoint:
-            if set(node.kwargs) - {"use_reentrant", "preserve_rng_state", "determinism_check"}:
-                raise UntraceableError("it chooses what a checkpointed region saves")
-            node.target = _checkpointed
-    module.recompile()
-    return module
-
-
-def _checkpointed(body: nn.Module, *args: Any, use_reentrant: bool = False, **_: Any) -> Any:
-    return checkpoint(body, *args, use_reentrant=use_reentrant, preserve_rng_state=True)
-
-
 class _Fork:
     """A forked graph as a function of the inputs of the graph that was forked."""
 
@@ -323,8 +371,19 @@ class _Copies:
         if not isinstance(value, torch.Tensor):
             return value
         if id(value) not in self._made:
-            self._made[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
+            copied = _copied(value).requires_grad_(value.requires_grad)
+            self._made[id(value)] = nn.Parameter(copied, value.requires_grad) if type(value) is nn.Parameter else copied
         return self._made[id(value)]
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that lies in its memory as the tensor does, of which the compiler takes note."""
+    tensor = tensor.detach()
+    copied = tensor.clone()
+    if tensor.layout is not torch.strided or copied.stride() == tensor.stride():
+        return copied
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.as_strided((extent,), (1,)).clone().as_strided(tensor.shape, tensor.stride())
 
 
 def _first_line(error: Exception) -> str:
