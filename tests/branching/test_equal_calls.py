@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 import recon_cli
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.branching.runtime.module import BranchedModel
+from recon_cli.errors import ReconError
 from recon_cli.outputs import output_of
 from tests.branching.test_engines import gradients, move_apart, separate_networks
 from tests.branching.test_module import loss_of, manifest_of
@@ -476,6 +477,17 @@ def test_a_condition_that_torch_traces_is_run(tmp_path, engine):
         expected = model(inputs())
         for _ in range(3):
             assert all(torch.equal(value, expected[task]) for task, value in branched(inputs()).items())
+
+
+@pytest.mark.parametrize("engine", ["calls", "passes"])
+def test_a_condition_is_refused_where_it_would_have_no_gradients(tmp_path, engine):
+    def trunk(net, x):
+        return torch.cond(x.sum() > 0, lambda x: net.split(x), lambda x: net.split(x) * 2, (x,))
+
+    model = Network(trunk).double()
+    branched = recon_cli.branch(model, manifest_of(model, ["split"], TASKS, tmp_path), engine)
+    with pytest.raises(ReconError, match="torch.cond.*gives no gradients"):
+        branched(inputs())
 
 
 def counts_what_is_positive(net: Network, x: torch.Tensor) -> torch.Tensor:

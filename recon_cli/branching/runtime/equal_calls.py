@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from recon_cli.branching.runtime.functions import (
     BACKWARD,
+    CONTROL_FLOW,
     OPEN,
     has_hooks_on_saved_tensors,
     is_transformed,
@@ -35,6 +36,7 @@ from recon_cli.branching.runtime.functions import (
 )
 from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
+from recon_cli.errors import ReconError
 from recon_cli.random_states import cuda_states
 
 Audience = frozenset[str]
@@ -228,6 +230,12 @@ class EqualCalls(TorchFunctionMode):
         if torch.compiler.is_compiling():
             # `torch.cond` and the like trace what they are given.
             return func(*args, **(kwargs or {}))
+        if func in CONTROL_FLOW and torch.is_grad_enabled():
+            # It would not see the parameters that its branches read, and so give them no gradient.
+            raise ReconError(
+                f"the network uses `torch.{name_of(func)}`, to which engine `calls` or `passes` gives no gradients",
+                "leave the engine to `auto` where the network can be traced, or run it under `torch.no_grad()`",
+            )
         try:
             return self._call(func, args, kwargs or {})
         except (SharedWriteError, NeededError) as error:

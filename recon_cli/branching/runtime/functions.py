@@ -18,6 +18,11 @@ OPEN: frozenset[object] = frozenset({
 """Functions behind which a tensor can be changed, or its gradient, without a call that tells of it."""
 
 
+CONTROL_FLOW: frozenset[object] = frozenset({
+    torch.ops.higher_order.cond, torch.ops.higher_order.while_loop, torch.ops.higher_order.map_impl,
+})  # fmt: skip
+"""Operations that run functions of the network's, which PyTorch traces for them."""
+
 VALUELESS = frozenset({
     "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
     "element_size", "storage_offset", "type", "get_device", "__len__", "__hash__", "is_tensor",
