@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,9 +18,12 @@ class Verification(Document):
     passed: bool
     kept: int = Field(description="tensors found unchanged under their own names")
     copies: int = Field(description="copies of split tensors found equal to the source's")
-    ran: bool = Field(
-        default=False,
-        description="whether both are programs that were run, and their outputs and gradients compared",
+    compared: Literal["run", "graphs"] | None = Field(
+        default=None,
+        description="how it was compared what programs compute: both were run, with outputs and gradients, or their "
+        "graphs were laid side by side; null if it was not",
     )
-    not_run: str | None = Field(default=None, description="why programs that were to be run were not; else null")
+    not_compared: str | None = Field(
+        default=None, description="why it was not, for programs that were to be compared; else null"
+    )
     problems: tuple[str, ...]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.verification import Verification
 from recon_cli.branching.bare import open_as_recorded, open_branched
 from recon_cli.branching.manifests import find_manifest, read_manifest
 from recon_cli.branching.plan import plan_branching
-from recon_cli.checkpoints.sniffing import check_is_stored, sniff_format
+from recon_cli.checkpoints.sniffing import Program, check_is_stored, sniff_format
 from recon_cli.checkpoints.streaming import digests_of
 from recon_cli.checkpoints.tensors import CheckpointSource, TensorInfo
 from recon_cli.errors import ReconError, quoted
@@ -23,8 +24,9 @@ def verify(branched: Path, source: Path, manifest: Path | None = None, *, allow_
     file has to be one that the manifest names, with the same bytes as its original.
 
     :param manifest: the manifest's file; without it, the manifest inside the branched file.
-    :param allow_code: whether programs may be loaded, although that can run code from their files; then both are run on
-        the source's example inputs, and outputs and gradients have to be equal as well.
+    :param allow_code: whether programs may be loaded, although that can run code from their files; then exported
+        ones are run on the source's example inputs, and outputs and gradients have to be equal as well, and the graphs
+        of TorchScript files are compared.
     :raises ReconError: if a file cannot be read. What merely disagrees is listed in the result.
     """
     for checkpoint in (branched, source):
@@ -48,23 +50,32 @@ def verify(branched: Path, source: Path, manifest: Path | None = None, *, allow_
                 copies += 1
     problems += [f"{quoted(key)} of the branched checkpoint is not in the manifest" for key in found]
     differences: list[str] = []
-    ran, not_run = False, None
-    if allow_code and all(path.is_file() and sniff_format(path) == "exported" for path in (branched, source)):
-        from recon_cli.branching.programs.behaviour import NotRunError, program_problems
+    compared: Literal["run", "graphs"] | None = None
+    not_compared: str | None = None
+    kind = _common_kind(branched, source) if allow_code else None
+    if kind is not None:
+        from recon_cli.branching.programs.behaviour import NotComparedError, program_problems
 
         try:
-            differences = program_problems(source, branched, record)
-            ran = True
-        except NotRunError as error:
-            not_run = str(error)
+            differences = program_problems(source, branched, record, kind)
+            compared = "run" if kind == "exported" else "graphs"
+        except NotComparedError as error:
+            not_compared = str(error)
     return Verification(
         passed=not problems and not differences,
         kept=kept,
         copies=copies,
-        ran=ran,
-        not_run=not_run,
+        compared=compared,
+        not_compared=not_compared,
         problems=(*problems, *differences),
     )
+
+
+def _common_kind(*paths: Path) -> Program | None:
+    """The kind of program that all files are; None if they are none."""
+    kinds = {sniff_format(path) if path.is_file() else None for path in paths}
+    found = kinds.pop() if len(kinds) == 1 else None
+    return found if found == "torchscript" or found == "exported" else None
 
 
 def _digested(source: CheckpointSource) -> dict[str, tuple[TensorInfo, str]]:

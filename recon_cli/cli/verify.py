@@ -25,7 +25,8 @@ def command(
 ) -> int | None:
     """Check a freshly split checkpoint against its source and manifest, bit for bit. Exit code 1 if they disagree.
 
-    With --allow-exported, exported programs are run as well: outputs and gradients have to be those of the source.
+    With --allow-exported, exported programs are run as well: outputs and gradients have to be those of the source. With
+    --allow-torchscript, the graphs of TorchScript files are compared.
     """
     from recon_cli.branching.verify import verify
     from recon_cli.reporting.verification import verification_view

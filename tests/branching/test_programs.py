@@ -620,7 +620,7 @@ def test_a_program_whose_tasks_use_each_others_branches_is_found_by_running_it(r
     torch.export.save(wrong, "wrong.pt2", extra_files=extra)
     assert recon("verify", "wrong.pt2", "--source", "net.pt2").succeeds().code == 0
     found = recon("verify", "wrong.pt2", "--source", "net.pt2", "--allow-exported", "--json")
-    assert found.code == 1 and found.document["ran"]
+    assert found.code == 1 and found.document["compared"] == "run"
     assert any("the loss of task `a` reaches `late.tasks" in problem for problem in found.document["problems"])
 
 
@@ -637,7 +637,7 @@ def test_programs_that_cannot_be_compared_by_running_them_are_not(recon):
     program_file("net.pt2", export(Noisy(), (torch.rand(2, 3),)))
     recon("split", "net.pt2", *SPLIT, "-o", "out.pt2", "--allow-exported").succeeds()
     found = recon("verify", "out.pt2", "--source", "net.pt2", "--allow-exported").succeeds()
-    assert "not run: the programs draw random numbers" in found.out
+    assert "was not compared: the programs draw random numbers" in found.out
 
 
 def test_a_program_that_trains_is_written_with_statistics_for_every_stream(recon):

@@ -749,7 +749,9 @@ def test_the_command_writes_a_file_that_plain_torch_runs(recon):
     # The manifest is in it too, and proves it.
     assert Manifest.from_content(json.loads(extra["recon.manifest.json"]), "it") == manifest
     assert manifest.program.way == "fork"
-    recon("verify", "out.ts.pt", "--source", "net.pt").succeeds()
+    assert "graphs" not in recon("verify", "out.ts.pt", "--source", "net.pt").succeeds().out
+    verified = recon("verify", "out.ts.pt", "--source", "net.pt", "--allow-torchscript").succeeds()
+    assert "the graphs agree: every task is computed as in the source" in verified.out
     assert "late" in recon("inspect", "out.ts.pt").succeeds().out
     recon("extract", "out.ts.pt", "--task", "b", "-o", "b.safetensors").succeeds()
     assert set(load_file("b.safetensors")) == set(model.state_dict())
@@ -920,3 +922,22 @@ def test_modules_are_not_taken_from_the_folder_that_the_user_is_in(recon):
     Path("json.py").write_text("raise SystemExit(3)")
     recon("split", "net.pt", *SPLIT, "-o", "o.ts", "--allow-torchscript").succeeds()
     assert {path.name for path in Path().iterdir()} == {"json.py", "net.pt", "o.ts", "o.manifest.json"}
+
+
+def test_a_file_whose_tasks_use_each_others_branches_is_found_by_its_graph(recon):
+    model, _ = scripted(train=False)
+    script_file("net.pt", model)
+    recon("split", "net.pt", *SPLIT, "-o", "o.ts", "--allow-torchscript").succeeds()
+    manifest = Manifest.read(Path("o.manifest.json"))
+    turned = {"a": "b", "b": "c", "c": "a"}
+    layers = []
+    for layer in manifest.layers:
+        branches = tuple(Branch(id=branch.id, tasks=(turned[branch.tasks[0]],)) for branch in layer.branches)
+        layers.append(layer.model_copy(update={"branches": branches}))
+    plan = plan_branching([record.key for record in manifest.tensors], layers, ABC)
+    write_branched(torch.jit.load("net.pt"), plan, ("fork",), Path("wrong.ts"))
+    options = ("wrong.ts", "--source", "net.pt", "--manifest", "o.manifest.json")
+    recon("verify", *options).succeeds()
+    found = recon("verify", *options, "--allow-torchscript", "--json")
+    assert found.code == 1 and found.document["compared"] == "graphs"
+    assert found.document["problems"] == ["the graph would compute something else for task `a`"]

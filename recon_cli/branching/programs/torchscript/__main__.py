@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from recon_cli.branching.programs.torchscript.branching import write_branched
+from recon_cli.branching.programs.torchscript.branching import compare_branched, write_branched
 from recon_cli.branching.programs.torchscript.process import Answer, Order
 from recon_cli.checkpoints.programs.loading import fixed_modes, load_script
 from recon_cli.errors import ReconError, describe
@@ -31,6 +31,9 @@ def _done(order: Order) -> Answer:
     except ReconError as error:
         return Answer(reason=f"it cannot be opened: {describe(error.__cause__ or error)}")
     try:
+        if not order.ways:
+            compare_branched(source, order.plan, Path(order.target))
+            return Answer()
         way, reason = write_branched(source, order.plan, order.ways, Path(order.target))
     except ReconError as error:
         return Answer(reason=error.message, hint=error.hint)

@@ -52,6 +52,16 @@ def write_branched(source: Any, plan: BranchingPlan, ways: Sequence[Way], target
     raise ReconError(str(reason), "name the output .safetensors for the weights alone")
 
 
+def compare_branched(source: Any, plan: BranchingPlan, branched: Path) -> None:
+    """Compare the streams of a forked TorchScript file with its source's.
+
+    :param plan: of the source's state dict.
+    :raises ReconError: naming a task that is computed otherwise.
+    """
+    loaded = load_script(branched, torch.device("cpu"))
+    check_streams(normalised(source), normalised(loaded, simplified=False), plan.tasks, Places(plan).of)
+
+
 def _check_hooks(source: Any) -> None:
     for name, module in source.named_modules():
         if module._c._get_forward_hooks() or module._c._get_forward_pre_hooks():

@@ -25,7 +25,7 @@ _WAYS: tuple[Way, ...] = ("fork", "passes")
 class Order(Record):
     """What the process is to do.
 
-    :ivar ways: those that it may take, the best first.
+    :ivar ways: those that it may take, the best first; none if the target is there, and is only compared.
     :ivar keys: the names of the file's state dict.
     """
 
@@ -93,31 +93,52 @@ class BranchedScript:
 
     def _ask(self, source: Path, plan: BranchingPlan, ways: Sequence[Way]) -> tuple[Answer | None, str]:
         """What the process answers; None if it does not, and how it ended."""
-        order = Order(
-            source=str(source.absolute()),
-            target=str(self.path),
-            ways=tuple(ways),
-            tasks=plan.tasks,
-            layers=plan.layers,
-            statistics=plan.statistics,
-            keys=tuple(plan.places),
-        )
-        # It finds the same modules, and takes none from the folder that the user happens to be in.
-        paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
-        done = subprocess.run(
-            [sys.executable, "-m", _PROGRAM],
-            input=order.model_dump_json(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            pass_fds=[self._descriptor],
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
-            cwd=Path(__file__).parent,
-            check=False,
-        )
-        if done.returncode == 0:
-            return Answer.model_validate_json(done.stdout), ""
-        if done.returncode < 0:
-            return None, f"PyTorch ended with {signal.Signals(-done.returncode).name}"
-        lines = done.stderr.strip().splitlines()
-        return None, f"its process ended with an error{f' ({lines[-1]})' if lines else ''}"
+        return _answer(_order(source, self.path, plan, ways), self._descriptor)
+
+
+def stream_difference(source: Path, branched: Path, plan: BranchingPlan) -> str | None:
+    """What a forked TorchScript file computes differently from its source, by their graphs; None if nothing.
+
+    :param plan: of the source's state dict.
+    """
+    check_script_supported()
+    answer, end = _answer(_order(source, branched, plan, ()))
+    return end if answer is None else answer.reason
+
+
+def _order(source: Path, target: Path, plan: BranchingPlan, ways: Sequence[Way]) -> Order:
+    return Order(
+        source=str(source.absolute()),
+        target=str(target.absolute()),
+        ways=tuple(ways),
+        tasks=plan.tasks,
+        layers=plan.layers,
+        statistics=plan.statistics,
+        keys=tuple(plan.places),
+    )
+
+
+def _answer(order: Order, *descriptors: int) -> tuple[Answer | None, str]:
+    """What the process answers; None if it does not, and how it ended.
+
+    :param descriptors: open files that it has to find.
+    """
+    # It finds the same modules, and takes none from the folder that the user happens to be in.
+    paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-m", _PROGRAM],
+        input=order.model_dump_json(),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        pass_fds=descriptors,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    if done.returncode == 0:
+        return Answer.model_validate_json(done.stdout), ""
+    if done.returncode < 0:
+        return None, f"PyTorch ended with {signal.Signals(-done.returncode).name}"
+    lines = done.stderr.strip().splitlines()
+    return None, f"its process ended with an error{f' ({lines[-1]})' if lines else ''}"
