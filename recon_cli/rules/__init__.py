@@ -1,0 +1,1 @@
+"""Update rules: how the tasks' gradients or losses become one update."""
