@@ -21,8 +21,9 @@ class GradOPS(GramRule[GradOPSParameters]):
 
     The update is sum_i w_i g'_i, where R_i = (sum_j g'_j) . g_i / |g_i|, r_i = R_i / mean(R), and
     w_i = r_i^alpha / mean(r^alpha) (Eqs. 1 to 5). All of it follows from the Gram matrix; the order does not matter.
-    Tasks of which nothing is left have R_i = 0, and the means are taken over the others. Where nothing is left of any,
-    the update is zero: the point is Pareto-stationary.
+    Tasks of which nothing is left have R_i = 0, and the means are taken over the others. Nothing is left of any where
+    each conflicts and depends on the others: in Pareto-stationary points, but also wherever there are more tasks in
+    conflict than dimensions, as in a layer with few parameters.
     """
 
     NAME = "gradops"

@@ -61,10 +61,12 @@ class Weights:
 
     :ivar shared: [T] in float64, for what is shared.
     :ivar heads: [T] in float64, for what one task alone has: under a manipulation the weights of joint training.
+    :ivar note: what the user has to be told about this step, if anything.
     """
 
     shared: torch.Tensor
     heads: torch.Tensor
+    note: str | None = None
 
 
 class Rule(ABC, Generic[AnyParameters]):
@@ -179,12 +181,15 @@ class GramRule(WeightRule[AnyParameters]):
         heads = self.joint_weights(seen)
         shared = heads.clone()
         active = active_tasks(gram, seen.losses, seen.places)
+        note = None
         if active.places:
             found = self.active_weights(active)
             if self.scale == "mean":
                 found = found * (1 if self.SUMS else len(active.places)) / len(seen.places)
             shared[list(active.places)] = found
-        return Weights(shared, heads)
+            if not bool(found.any()):
+                note = f"{self.TITLE} leaves nothing of the gradients of {listed(self._names(active.places))} in a step"
+        return Weights(shared, heads, note)
 
     @abstractmethod
     def active_weights(self, active: Active) -> torch.Tensor:
