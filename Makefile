@@ -28,6 +28,7 @@ check-types: $(VENV)/.ready-dev
 
 schemas: $(VENV)/.ready
 	$(BIN)/python docs/make_schemas.py
+	$(BIN)/python docs/make_methods.py
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.startup
@@ -35,6 +36,7 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.routes
 	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m benchmarks.branch
+	$(BIN)/python -m benchmarks.methods
 
 FUZZ_SECONDS ?= 60
 

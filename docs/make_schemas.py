@@ -10,6 +10,7 @@ from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.inspection import Inspection
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.artifacts.methods import Methods
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
@@ -17,7 +18,7 @@ from recon_cli.artifacts.verification import Verification
 
 KINDS: tuple[type[Document], ...] = (
     Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection, Extraction, Unsplitting,
-    CheckpointDifference,
+    CheckpointDifference, Methods,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from recon_cli._version import __version__
-from recon_cli.cli import compare_rankings, diff, extract, init, inspect, profile, rank, split, unsplit, verify
+from recon_cli.cli import compare_rankings, diff, extract, init, inspect, methods, profile, rank, split, unsplit, verify
 from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
 app.command("extract", short_help="Write one task's plain checkpoint.")(extract.command)
 app.command("unsplit", short_help="Write the shared checkpoint again.")(unsplit.command)
 app.command("diff", short_help="Compare two checkpoints.")(diff.command)
+app.command("methods", short_help="List the update rules.")(methods.command)
 
 
 def _print_version(wanted: bool) -> None:

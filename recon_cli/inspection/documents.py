@@ -11,6 +11,7 @@ from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document, name_of, read_bytes
 from recon_cli.artifacts.inspection import InspectedDocument, Inspection
 from recon_cli.artifacts.manifest import Manifest, Size, SplitPlan
+from recon_cli.artifacts.methods import Methods
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
@@ -171,6 +172,13 @@ def _inspection(inspection: Inspection) -> Facts:
     return {"file": inspection.name, "format": inner, "refused": _yes(not inspection.passed)}
 
 
+def _methods(methods: Methods) -> Facts:
+    return {
+        kind: _names([method.name for method in methods.methods if method.kind == kind])
+        for kind in ("manipulation", "balancing")
+    }
+
+
 SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Scores: _scores,
     Ranking: _ranking,
@@ -182,6 +190,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Extraction: _extraction,
     Unsplitting: _unsplitting,
     CheckpointDifference: _difference,
+    Methods: _methods,
 }
 """Every kind of document, and what says in words what it holds."""
 

@@ -262,7 +262,9 @@ class GradientRule(Rule[AnyParameters]):
         :returns: [n].
         :raises ReconError: if a gradient is NaN or infinite, naming the task.
         """
-        check_finite(torch.linalg.vector_norm(rows, float("inf"), dim=1), self.tasks, "gradient")
+        # A sum with a NaN or an infinity in it is one of them.
+        sums = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
+        check_finite(sums, self.tasks, "gradient")
         found = self.combined_sum(rows)
         return found / max(len(seen.places), 1) if self.scale == "mean" else found
 

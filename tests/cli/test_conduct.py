@@ -16,6 +16,7 @@ from tests.conftest import AUTHORS_RANKING
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
+    "methods",
 ]  # fmt: skip
 
 

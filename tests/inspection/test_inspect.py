@@ -390,6 +390,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
     Path("extraction.json").write_text(recon(*extract, "--json").out)
     Path("unsplitting.json").write_text(recon("unsplit", "b.safetensors", "-o", "u.safetensors", "--json").out)
     Path("difference.json").write_text(recon("diff", "e.safetensors", "u.safetensors", "--json").out)
+    Path("methods.json").write_text(recon("methods", "--json").out)
     shutil.copy("b.manifest.json", "manifest.json")
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
@@ -402,6 +403,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
         "extraction": ["left", "e.safetensors"],
         "unsplitting": ["equal", "u.safetensors"],
         "difference": ["e.safetensors, u.safetensors", "yes"],
+        "methods": ["manipulation", "gradops", "balancing", "famo"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out
         assert f"recon.{kind}/1" in text

@@ -105,6 +105,12 @@ def test_cagrad_meets_the_conditions_of_its_optimum(case):
     assert float((update - mean).norm()) == pytest.approx(0.4 * float(mean.norm()), rel=1e-6)
 
 
+@pytest.mark.parametrize("case", ["opposite, one longer", "nearly opposite", "nine tasks in a plane"])
+def test_cagrad_makes_no_update_in_a_stationary_point_if_the_ball_allows(case):
+    gradients = GRADIENTS[case]
+    assert update_of(rule_for("cagrad", gradients, c=2.0), gradients).norm() <= 1e-5 * longest(gradients)
+
+
 def test_cagrad_without_a_ball_is_joint_training():
     gradients = GRADIENTS["conflicting"]
     torch.testing.assert_close(update_of(rule_for("cagrad", gradients, c=0.0), gradients), gradients.mean(0))

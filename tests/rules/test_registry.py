@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from docs.make_methods import PAGE, page_text
 from recon_cli.errors import ReconError
 from recon_cli.rules.registry import RULES, make_rule
 
@@ -40,3 +41,21 @@ def test_every_parameter_is_described_and_has_a_default(name):
     for field in RULES[name].PARAMETERS.model_fields.values():
         assert field.description
         assert not field.is_required()
+
+
+def test_the_command_lists_every_rule(recon):
+    document = recon("methods", "--json").succeeds().document
+    assert document["schema"] == "recon.methods/1"
+    assert [method["name"] for method in document["methods"]] == list(RULES)
+    by_name = {method["name"]: method for method in document["methods"]}
+    assert by_name["mgda"]["parameters"][0]["choices"] == ["none", "l2", "loss", "loss+"]
+    assert by_name["gradvac"]["parameters"][0]["bounds"] == "> 0 and <= 1"
+    assert by_name["joint"]["cost"] == "nothing"
+    assert by_name["famo"]["cost"] == "one more forward pass"
+    shown = recon("methods").succeeds().out
+    assert all(f"{name} " in shown and rule.PAPER in shown for name, rule in RULES.items())
+    assert recon("methods", "-q").succeeds().out == ""
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_code():
+    assert PAGE.read_text() == page_text(PAGE.read_text()), "run `make schemas`"
