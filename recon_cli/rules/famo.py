@@ -11,7 +11,7 @@ from recon_cli.artifacts.document import Record
 from recon_cli.errors import ReconError
 from recon_cli.rules.adam import descend, fresh
 from recon_cli.rules.grams import check_finite
-from recon_cli.rules.rule import LossRule, Need, Present, check_above
+from recon_cli.rules.rule import LossRule, Need, Present, check_above, plain
 
 
 class FAMOParameters(Record):
@@ -58,7 +58,7 @@ class FAMO(LossRule[FAMOParameters]):
         at = (~self.before.isnan()).nonzero().flatten().tolist()
         if not at:
             raise ReconError("FAMO has no losses to compare with", "call `weights` before each `after_step`")
-        losses = losses.double()[at]
+        losses = plain(losses)[at]
         check_finite(losses, self._names(at), "loss after the step")
         check_above(losses, 0, self._names(at), self.NAME, strictly=True)
         shares = self.logits[0, at].softmax(0)

@@ -58,16 +58,16 @@ class Spectrum:
 def active_tasks(gram: torch.Tensor, losses: torch.Tensor, present: Sequence[int]) -> Active:
     """The tasks whose gradients are not zero, among those that are present.
 
-    :param gram: [T, T], finite for these.
+    :param gram: [T, T] in float64, finite for these.
     """
-    norms = gram.double().diagonal().clamp(min=0).sqrt()
+    norms = gram.diagonal().clamp(min=0).sqrt()
     places = tuple(place for place in present if norms[place] > 0)
     kept = norms[list(places)]
     # Squares of the largest and the smallest doubles would not be doubles any more.
     largest = float(kept.max()) if places else 1.0
     size = largest * float((kept / largest).square().mean().sqrt()) if places else 1.0
-    scaled = gram.double()[list(places)][:, list(places)] / size / size
-    return Active(places, losses.double()[list(places)], (scaled + scaled.T) / 2, kept / size, size)
+    scaled = gram[list(places)][:, list(places)] / size / size
+    return Active(places, losses[list(places)], (scaled + scaled.T) / 2, kept / size, size)
 
 
 def spectrum(gram: torch.Tensor) -> Spectrum:

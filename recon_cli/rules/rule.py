@@ -39,9 +39,11 @@ AnyParameters = TypeVar("AnyParameters", bound=Record)
 class Observation:
     """What a rule may see of one step.
 
-    :ivar losses: [T] in float64; anything for a task without a loss in this step.
-    :ivar gram: [T, T] in float64: the inner products of the tasks' gradients of what is shared; None where no rule that
-        sees it needs it.
+    Rules compute in float64 on the CPU, whatever these are in, and do not differentiate.
+
+    :ivar losses: [T]; anything for a task without a loss in this step.
+    :ivar gram: [T, T], summed in float64: the inner products of the tasks' gradients of what is shared; None where no
+        rule that sees it needs it.
     :ivar present: the places of the tasks that have a loss in this step; None: all.
     """
 
@@ -144,6 +146,20 @@ class Rule(ABC, Generic[AnyParameters]):
         found[list(places)] = torch.as_tensor(values, dtype=torch.float64)
         return found
 
+    def _gram(self, seen: Observation) -> torch.Tensor:
+        """The Gram matrix, for a rule that cannot do without."""
+        if seen.gram is None:
+            raise ReconError(
+                f"the rule {quoted(self.NAME)} needs the Gram matrix of the tasks' gradients, and none was given"
+            )
+        number = len(self.tasks)
+        if seen.gram.shape != (number, number):
+            raise ReconError(
+                f"the Gram matrix has the shape {tuple(seen.gram.shape)}; for {counted(number, 'task')} it is "
+                f"{(number, number)}"
+            )
+        return plain(seen.gram)
+
     def _names(self, places: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.tasks[place] for place in places)
 
@@ -174,13 +190,13 @@ class GramRule(WeightRule[AnyParameters]):
 
     def weights(self, seen: Observation) -> Weights:
         """The weights of this step."""
-        gram = needed_gram(seen, self.NAME)
+        losses, gram = plain(seen.losses), self._gram(seen)
         check_finite(gram.diagonal()[list(seen.places)], self._names(seen.places), "gradient")
         if "losses" in self.needs:
-            check_finite(seen.losses[list(seen.places)], self._names(seen.places), "loss")
+            check_finite(losses[list(seen.places)], self._names(seen.places), "loss")
         heads = self.joint_weights(seen)
         shared = heads.clone()
-        active = active_tasks(gram, seen.losses, seen.places)
+        active = active_tasks(gram, losses, seen.places)
         note = None
         if active.places:
             found = self.active_weights(active)
@@ -237,13 +253,13 @@ class LossRule(WeightRule[AnyParameters]):
 
     def _present(self, seen: Observation) -> Present:
         names = self._names(seen.places)
-        losses = seen.losses.double()[list(seen.places)]
+        losses = plain(seen.losses)[list(seen.places)]
         check_finite(losses, names, "loss")
         if not self.NEGATIVE:
             check_above(losses, 0, names, self.NAME)
         norms = None
         if "gram" in self.needs:
-            squares = needed_gram(seen, self.NAME).double().diagonal()[list(seen.places)]
+            squares = self._gram(seen).diagonal()[list(seen.places)]
             check_finite(squares, names, "gradient")
             norms = squares.clamp(min=0).sqrt()
         return Present(seen.places, losses, norms)
@@ -273,14 +289,9 @@ class GradientRule(Rule[AnyParameters]):
         """The update, [n], as large as the sum of the gradients."""
 
 
-def needed_gram(seen: Observation, name: str) -> torch.Tensor:
-    """The Gram matrix, for a rule that cannot do without.
-
-    :raises ReconError: if there is none.
-    """
-    if seen.gram is None:
-        raise ReconError(f"the rule {quoted(name)} needs the Gram matrix of the tasks' gradients, and none was given")
-    return seen.gram
+def plain(values: torch.Tensor) -> torch.Tensor:
+    """Values in float64 on the CPU, which nothing is differentiated through."""
+    return values.detach().cpu().double()
 
 
 def check_above(losses: torch.Tensor, least: float, tasks: Sequence[str], name: str, *, strictly: bool = False) -> None:

@@ -258,9 +258,24 @@ def test_the_seed_alone_decides_what_a_random_rule_draws(name):
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if "gram" in rule.NEEDS])
-def test_a_missing_gram_matrix_is_an_error(name):
+def test_a_missing_or_foreign_gram_matrix_is_an_error(name):
     with pytest.raises(ReconError, match="needs the Gram matrix"):
         make_rule(name, ["a", "b"]).weights(Observation(torch.ones(2, dtype=torch.float64)))
+    with pytest.raises(ReconError, match=r"has the shape \(3, 3\); for 2 tasks it is \(2, 2\)"):
+        make_rule(name, ["a", "b"]).weights(Observation(torch.ones(2, dtype=torch.float64), torch.eye(3)))
+
+
+@pytest.mark.parametrize("name", WEIGHING)
+def test_losses_of_a_graph_in_single_precision_are_taken_as_they_are(name):
+    gradients = GRADIENTS["conflicting"]
+    losses = losses_of(gradients).float().requires_grad_()
+    rule = rule_for(name, gradients)
+    found = rule.weights(Observation(2 * losses, (gradients @ gradients.T).requires_grad_()))
+    if "new losses" in rule.needs:
+        rule.after_step(losses)
+    assert found.shared.dtype == torch.float64
+    assert not found.shared.requires_grad
+    assert not any(value.requires_grad for value in rule.state_dict().values() if isinstance(value, torch.Tensor))
 
 
 matrices = st.integers(1, 6).flatmap(
