@@ -71,6 +71,8 @@ def _direction(cosines: torch.Tensor, linear: torch.Tensor, costs: torch.Tensor,
         before = (square, found)
         if not low < guess < high:
             guess = found if low < found < high else sqrt(max(low, _SHORTEST**2) * min(high, 1e4 * max(low, 1.0)))
+        if abs(guess - square) <= _SETTLED * square:
+            break
         square = max(guess, _SHORTEST**2)
     assert parts is not None
     return parts / max(sqrt(square), sqrt(found))

@@ -64,10 +64,12 @@ def _descended(
         below = free & (target <= 0)
         if not bool(below.any()):
             return target, free
-        steps = torch.where(below, parts / (parts - target), torch.inf)
-        first = steps <= steps.min()
-        parts = parts + float(steps.min()) * (target - parts)
-        free = free & ~first
+        # One that is zero already is given up at once. A single part is never below zero, so some are left.
+        steps = torch.where(below, torch.where(parts > 0, parts / (parts - target), 0), torch.inf)
+        first = int(steps.argmin())
+        parts = parts + float(steps[first]) * (target - parts)
+        free = free.clone()
+        free[first] = False
         parts = torch.where(free, parts.clamp(min=0), 0)
         parts = parts / (costs @ parts)
 
