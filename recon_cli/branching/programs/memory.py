@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -23,7 +24,7 @@ _VIEWING = {"atleast_1d", "atleast_2d", "atleast_3d", "broadcast_tensors", "mesh
 """Operations that return views of their inputs although their schemas do not say so."""
 
 
-class Memory:
+class Memory(ABC):
     """The memory of a graph's values, and what the graph's operations do to it.
 
     :ivar graph: in topological order, as every graph of `torch.fx` is.
@@ -60,25 +61,25 @@ class Memory:
         is_tensor = all(user.target is not operator.getitem for user in storage.users)
         return torch.ops.aten.clone.default if is_tensor else None
 
+    @abstractmethod
     def moved(self, node: Node) -> Sequence[Node]:
         """The running statistics that an operation moves, one step at a time: a BatchNorm's when it trains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def acts(self, node: Node) -> bool:
         """Whether a node is there for what it does, though it gives and writes nothing: a check, for instance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_view(self, node: Node) -> bool:
         """Whether a node does nothing but look at its inputs' memory in another way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def may_copy(self, node: Node) -> bool:
         """Whether what may be a view of its input may also be a copy of it, as with `reshape`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def returns_written(self, node: Node) -> bool:
         """Whether what a node gives is what it has written to."""
-        raise NotImplementedError
 
 
 class GraphMemory(Memory):

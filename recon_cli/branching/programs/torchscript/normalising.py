@@ -52,7 +52,7 @@ def normalised(module: Any, *, simplified: bool = True) -> ScriptGraph:
     """
     graph = module.inlined_graph
     if simplified:
-        torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]
+        torch._C._jit_pass_constant_propagation_immutable_types(graph)  # type: ignore[attr-defined]  # torch has no type for it
     for node in _nodes_within(graph):
         if node.kind() in _CALLS:
             raise ReconError(f"the network calls a module that is only known when it runs ({quoted(node.kind())})")

@@ -13,7 +13,7 @@ from recon_cli.branching.programs.copies import Copies
 from recon_cli.branching.programs.torchscript.places import Places
 from recon_cli.layers.names import TOKEN
 
-_cloned: Any = torch._C._hack_do_not_use_clone_module_with_class  # type: ignore[attr-defined]
+_cloned: Any = torch._C._hack_do_not_use_clone_module_with_class  # type: ignore[attr-defined]  # torch has no type for it
 _script_module: Any = _recursive.create_script_module
 
 
