@@ -43,6 +43,10 @@ GRADIENTS: dict[str, torch.Tensor] = {
     "nine tasks in a plane": _drawn(9, 2, 11) @ _drawn(2, 30, 12),
     "forty tasks of rank five": _drawn(40, 5, 13) @ _drawn(5, 60, 14),
     "stationary": _rows([1, 0, 1], [0, 1, -1], [-1, -1, 0]),
+    "two opposite, one across": _rows([0, 1], [0, -1], [2, 0]),
+    "seven of whole numbers in space": _rows(
+        [1, 2, 1], [1, -1, 1], [-3, 1, -2], [-1, -3, 1], [-3, 3, 3], [-1, 1, -1], [-2, 3, 0]
+    ),
     "nearly opposite": _rows([1, 0], [-1, 1e-6]),
     "nearly parallel": _rows([1, 0, 0], [1, 1e-5, 0], [1, 0, 1e-5]),
     "parallel up to rounding in float32": _rows([1], [0.5], [2]) * (_drawn(1, 50, 15) + 1e-7 * _drawn(3, 50, 19)),

@@ -91,7 +91,10 @@ def test_cagrad_reaches_the_value_of_its_dual(case, c):
 
 @pytest.mark.parametrize("case", CAGRAD_CASES)
 def test_cagrad_meets_the_conditions_of_its_optimum(case):
-    """d - g_0 is a non-negative combination of the gradients that improve least, as long as the ball allows."""
+    """d - g_0 is a non-negative combination of the gradients that improve least, as long as the ball allows.
+
+    Inside the ball, no direction improves all of these.
+    """
     gradients = GRADIENTS[case]
     rows = gradients[gradients.norm(dim=1) > 0] / longest(gradients)
     mean = rows.mean(0)
@@ -102,7 +105,10 @@ def test_cagrad_meets_the_conditions_of_its_optimum(case):
     worst = rows[improvements <= improvements.min() + 1e-6]
     _, rest = scipy.optimize.nnls(worst.T.numpy(), (update - mean).numpy(), maxiter=10_000)
     assert rest <= 1e-5
-    assert float((update - mean).norm()) == pytest.approx(0.4 * float(mean.norm()), rel=1e-6)
+    radius = 0.4 * float(mean.norm())
+    if float((update - mean).norm()) < radius * (1 - 1e-6):
+        assert shortest_mean(worst).norm() < 1e-6
+    assert float((update - mean).norm()) <= radius * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("case", ["opposite, one longer", "nearly opposite", "nine tasks in a plane"])
