@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from recon_cli.branching.runtime.substitution import ATOMS, take_apart
+from recon_cli.objects import ATOMS, take_apart
 
 _Container: TypeAlias = "dict[Any, Any] | list[Any] | set[Any] | deque[Any]"
 _NUMBERS = (bool, int, float, complex, str, bytes)

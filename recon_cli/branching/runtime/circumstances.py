@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.modules import module as hooks_of_all
 
 from recon_cli.branching.runtime.functions import has_hooks_on_saved_tensors, is_transformed
-from recon_cli.branching.runtime.substitution import ATOMS, OWN_TABLES, take_apart
+from recon_cli.branching.runtime.substitution import OWN_TABLES
+from recon_cli.objects import ATOMS, take_apart
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_ALL = tuple(getattr(hooks_of_all, f"_global{name}") for name in _HOOKS)

@@ -71,7 +71,7 @@ def _differentiate_again(backward: GraphModule) -> None:
 
 
 def _applied(forward: GraphModule, backward: GraphModule, *args: Any, **marks: Any) -> Any:
-    return _Applied.apply(forward, backward, marks, *args)  # type: ignore[no-untyped-call]
+    return _Applied.apply(forward, backward, marks, *args)  # type: ignore[no-untyped-call]  # torch has no type for it
 
 
 class _Applied(torch.autograd.Function):
