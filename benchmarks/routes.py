@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from recon_cli.gradients import engine as engine_module
+from recon_cli.gradients.engine import GramEngine
+from recon_cli.gradients.routes.by_output import ByOutput, Call
 from recon_cli.layers.discovery import discover_layers
-from recon_cli.profiling import engine as engine_module
-from recon_cli.profiling.engine import GramEngine
-from recon_cli.profiling.routes.by_output import ByOutput, Call
 
 ROUNDS = 9
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.profile.bench import Bench
 from benchmarks.profile.published import Published
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.profiling.cosines import cosines
-from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.profiler import ConflictProfiler
 
 try:

@@ -1,1 +1,1 @@
-"""Task gradients of every shared layer, the products between them, and what is counted from those."""
+"""A training run that is measured: which steps, what is counted of their Gram matrices, and what is kept of it."""

@@ -12,9 +12,9 @@ import torch
 from recon_cli.artifacts.scores import LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.gradients.engine import LayerGrams
 from recon_cli.layers.discovery import Layer
 from recon_cli.profiling.cosines import cosines, pair_indices
-from recon_cli.profiling.engine import LayerGrams
 from recon_cli.profiling.tally import ConflictTally
 
 

@@ -21,8 +21,8 @@ from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
 from recon_cli.experiment.ranks import Ranks
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import buffer_owners, discover_layers
-from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.tasks import check_tasks

@@ -9,8 +9,8 @@ import torch
 
 from recon_cli.artifacts.scores import HISTOGRAM_BINS, FeatureStage, Histogram, LayerStage, histogram_edge
 from recon_cli.errors import ReconError, quoted
+from recon_cli.gradients.disentanglement import SaliencyEntropy
 from recon_cli.profiling.cosines import cosines, gradient_norms, magnitude_similarities, pair_indices
-from recon_cli.profiling.disentanglement import SaliencyEntropy
 
 Counts = dict[str, torch.Tensor]
 """What was counted and summed in one stage, by name."""

@@ -17,8 +17,8 @@ from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import check_finite, task_losses
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.profiling.cosine_log import CosineLog
-from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.random_states import random_states, set_random_states

@@ -19,9 +19,9 @@ from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.config.loading import load_config
 from recon_cli.errors import ReconError
 from recon_cli.experiment.sources import Network, load_network
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling.cosines import cosines
-from recon_cli.profiling.engine import GramEngine
 from recon_cli.zoo import resnet18
 from tests import networks
 from tests.conftest import Result, read_scores

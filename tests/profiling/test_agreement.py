@@ -16,9 +16,9 @@ from recon_cli.config.schema import ProfileSection
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import Task
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling.cosines import cosines
-from recon_cli.profiling.engine import GramEngine
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.profiler import ConflictProfiler
 from recon_cli.profiling.sampling import Sampling

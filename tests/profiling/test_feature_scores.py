@@ -15,7 +15,7 @@ from recon_cli.errors import ReconError
 from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.profiler import ConflictProfiler
 from tests.conftest import read_scores
-from tests.profiling.test_features import compute, entropy, make, stacked
+from tests.gradients.test_features import compute, entropy, make, stacked
 
 
 def train(profiler: ConflictProfiler, model: nn.Module, present=(("0", "1", "2"),) * 8, start: int = 0) -> list:

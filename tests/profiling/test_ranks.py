@@ -10,9 +10,9 @@ from torch import distributed, nn
 from torch.nn import functional as F
 
 from recon_cli.experiment.ranks import Ranks
+from recon_cli.gradients import engine as engine_module
+from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import discover_layers
-from recon_cli.profiling import engine as engine_module
-from recon_cli.profiling.engine import GramEngine
 from tests.ranks import run_on_ranks
 
 ROWS = 4

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.graph import GradientEdge
 
-from recon_cli.profiling.graph import Node
-from recon_cli.profiling.routes.memory import RowMemory
+from recon_cli.gradients.graph import Node
+from recon_cli.gradients.routes.memory import RowMemory
 
 Target = torch.Tensor | GradientEdge
 

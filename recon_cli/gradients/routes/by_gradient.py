@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from recon_cli.profiling.graph import Node
-from recon_cli.profiling.products import inner_products
-from recon_cli.profiling.routes.route import ParameterGram, Route, pick
+from recon_cli.gradients.graph import Node
+from recon_cli.gradients.products import inner_products
+from recon_cli.gradients.routes.route import ParameterGram, Route, pick
 
 
 class ByGradient(Route):

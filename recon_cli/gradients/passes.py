@@ -8,10 +8,10 @@ import torch
 from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
-from recon_cli.profiling.graph import Graph, Node
-from recon_cli.profiling.routes.memory import RowMemory
-from recon_cli.profiling.routes.route import Route
-from recon_cli.profiling.slices import Slice, cut
+from recon_cli.gradients.graph import Graph, Node
+from recon_cli.gradients.routes.memory import RowMemory
+from recon_cli.gradients.routes.route import Route
+from recon_cli.gradients.slices import Slice, cut
 
 _Edge = tuple[Node, int]
 _Gradients = tuple[torch.Tensor | None, ...]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 
-from recon_cli.profiling.graph import Graph, Node, edge_bytes
+from recon_cli.gradients.graph import Graph, Node, edge_bytes
 
 _NEVER = 1 << 62
 _MODULE_HOOKS = "BackwardHookFunctionBackward"

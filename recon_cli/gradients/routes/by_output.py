@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge
 
-from recon_cli.profiling.graph import Node
-from recon_cli.profiling.products import inner_products
-from recon_cli.profiling.routes.route import ParameterGram, Route, pick
+from recon_cli.gradients.graph import Node
+from recon_cli.gradients.products import inner_products
+from recon_cli.gradients.routes.route import ParameterGram, Route, pick
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recon_cli.profiling.routes.by_output import Call
-from recon_cli.profiling.routes.linear import ByMatrix
+from recon_cli.gradients.routes.by_output import Call
+from recon_cli.gradients.routes.linear import ByMatrix
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

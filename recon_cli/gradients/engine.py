@@ -20,20 +20,20 @@ from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
+from recon_cli.gradients.budget import memory_limit
+from recon_cli.gradients.features import FeatureGrams, Features
+from recon_cli.gradients.graph import Graph, operation_behind
+from recon_cli.gradients.passes import Passes
+from recon_cli.gradients.reach import Reach
+from recon_cli.gradients.routes.by_feature import ByFeature
+from recon_cli.gradients.routes.by_gradient import ByGradient
+from recon_cli.gradients.routes.by_output import ByOutput, Call
+from recon_cli.gradients.routes.convolution import ConvByOutput
+from recon_cli.gradients.routes.embedding import EmbeddingByOutput
+from recon_cli.gradients.routes.linear import LinearByOutput
+from recon_cli.gradients.routes.memory import RowMemory
+from recon_cli.gradients.routes.route import Route, fill
 from recon_cli.layers.discovery import Layer
-from recon_cli.profiling.budget import memory_limit
-from recon_cli.profiling.features import FeatureGrams, Features
-from recon_cli.profiling.graph import Graph, operation_behind
-from recon_cli.profiling.passes import Passes
-from recon_cli.profiling.reach import Reach
-from recon_cli.profiling.routes.by_feature import ByFeature
-from recon_cli.profiling.routes.by_gradient import ByGradient
-from recon_cli.profiling.routes.by_output import ByOutput, Call
-from recon_cli.profiling.routes.convolution import ConvByOutput
-from recon_cli.profiling.routes.embedding import EmbeddingByOutput
-from recon_cli.profiling.routes.linear import LinearByOutput
-from recon_cli.profiling.routes.memory import RowMemory
-from recon_cli.profiling.routes.route import Route, fill
 
 _AIM = 64 << 20
 """Bytes; a slice of the graph that holds as much ends where it can."""

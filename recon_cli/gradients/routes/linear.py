@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from recon_cli.profiling.products import in_single_precision, inner_products
-from recon_cli.profiling.routes.by_output import ByOutput, Call
+from recon_cli.gradients.products import in_single_precision, inner_products
+from recon_cli.gradients.routes.by_output import ByOutput, Call
 
 
 class ByMatrix(ByOutput):

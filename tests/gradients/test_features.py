@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from recon_cli.errors import ReconError
+from recon_cli.gradients import disentanglement
+from recon_cli.gradients import engine as engine_module
+from recon_cli.gradients.disentanglement import saliency_entropy
+from recon_cli.gradients.engine import GramEngine
+from recon_cli.gradients.surrogate import GradientSurrogate
 from recon_cli.layers.discovery import discover_layers
-from recon_cli.profiling import disentanglement
-from recon_cli.profiling import engine as engine_module
-from recon_cli.profiling.disentanglement import saliency_entropy
-from recon_cli.profiling.engine import GramEngine
-from recon_cli.profiling.surrogate import GradientSurrogate
-from tests.profiling.test_engine import CUTS, Checkpointed, squares
+from tests.gradients.test_engine import CUTS, Checkpointed, squares
 
 
 def entropy(gradients: np.ndarray) -> tuple[float, int, int]:

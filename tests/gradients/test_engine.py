@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from recon_cli.errors import ReconError
+from recon_cli.gradients import engine as engine_module
+from recon_cli.gradients.engine import GramEngine
+from recon_cli.gradients.products import inner_products
 from recon_cli.layers.discovery import discover_layers
-from recon_cli.profiling import engine as engine_module
-from recon_cli.profiling.engine import GramEngine
-from recon_cli.profiling.products import inner_products
 from recon_cli.zoo import small_resnet
 from tests import networks
 

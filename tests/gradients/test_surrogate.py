@@ -10,9 +10,9 @@ from torch import nn
 
 from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.profiling.surrogate import GradientSurrogate
-from tests.profiling.test_engine import Checkpointed, squares
-from tests.profiling.test_features import NETS, Net, compute, feature_gradients, make, stacked
+from recon_cli.gradients.surrogate import GradientSurrogate
+from tests.gradients.test_engine import Checkpointed, squares
+from tests.gradients.test_features import NETS, Net, compute, feature_gradients, make, stacked
 
 # A way around the representation is refused, see below.
 NAMES = [name for name in NETS if name != "a way around"]

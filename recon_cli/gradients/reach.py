@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.profiling.graph import Graph
+from recon_cli.gradients.graph import Graph
 
 
 @dataclass(frozen=True)

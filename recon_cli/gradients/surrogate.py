@@ -11,12 +11,12 @@ from torch import nn
 
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.profiling.features import Features, gram_of
-from recon_cli.profiling.graph import Graph, Node
-from recon_cli.profiling.routes.by_feature import ByFeature
-from recon_cli.profiling.routes.by_gradient import ByGradient
-from recon_cli.profiling.routes.memory import RowMemory
-from recon_cli.profiling.routes.route import Route, fill
+from recon_cli.gradients.features import Features, gram_of
+from recon_cli.gradients.graph import Graph, Node
+from recon_cli.gradients.routes.by_feature import ByFeature
+from recon_cli.gradients.routes.by_gradient import ByGradient
+from recon_cli.gradients.routes.memory import RowMemory
+from recon_cli.gradients.routes.route import Route, fill
 
 
 @dataclass(frozen=True)

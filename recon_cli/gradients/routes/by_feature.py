@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.autograd.graph import GradientEdge
 
-from recon_cli.profiling.graph import Node, edge_bytes
-from recon_cli.profiling.routes.route import ParameterGram, Route, pick
+from recon_cli.gradients.graph import Node, edge_bytes
+from recon_cli.gradients.routes.route import ParameterGram, Route, pick
 
 
 class ByFeature(Route):

@@ -14,10 +14,10 @@ from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.profiling.disentanglement import SaliencyEntropy, saliency_entropy
-from recon_cli.profiling.graph import Graph
-from recon_cli.profiling.products import inner_products
-from recon_cli.profiling.routes.by_feature import ByFeature
+from recon_cli.gradients.disentanglement import SaliencyEntropy, saliency_entropy
+from recon_cli.gradients.graph import Graph
+from recon_cli.gradients.products import inner_products
+from recon_cli.gradients.routes.by_feature import ByFeature
 
 
 @dataclass(frozen=True)
