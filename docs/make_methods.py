@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recon_cli.artifacts.methods import MethodParameter
+from recon_cli.artifacts.methods import ListedParameter
 from recon_cli.reporting.methods import allowed, shown_default
 from recon_cli.rules.listing import list_methods
 
@@ -33,7 +33,7 @@ def page_text(page: str) -> str:
     return f"{before}{_BEGIN}{tables()}{_END}{after}"
 
 
-def _row(name: str, parameter: MethodParameter) -> str:
+def _row(name: str, parameter: ListedParameter) -> str:
     default, limits = shown_default(parameter), allowed(parameter)
     return f"| `{name}` | `{parameter.name}` | {default} | {limits} | {parameter.description} |"
 

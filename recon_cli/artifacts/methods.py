@@ -9,7 +9,7 @@ from pydantic import Field
 from recon_cli.artifacts.document import Document, Record
 
 
-class MethodParameter(Record):
+class ListedParameter(Record):
     """A parameter of an update rule."""
 
     name: str
@@ -19,14 +19,15 @@ class MethodParameter(Record):
     bounds: str | None = Field(description="what a number has to be, such as `> 0`")
 
 
-class Method(Record):
+class ListedMethod(Record):
     """An update rule."""
 
     name: str
     title: str
-    kind: str = Field(description="manipulation of gradients, or balancing of losses")
+    kind: str = Field(description="manipulation of gradients, balancing of losses, or regularisation")
     needs: tuple[str, ...] = Field(
-        description="losses, gram (inner products of gradients), gradients, new losses (after the step), epochs"
+        description="losses, gram (inner products of gradients), gradients, second derivatives, new losses (after the "
+        "step), epochs"
     )
     cost: str = Field(description="of a step, beside that of joint training")
     published: str = Field(description="the size of the update as published")
@@ -34,7 +35,7 @@ class Method(Record):
         description="where it depends on the size of all gradients or losses, or on the order"
     )
     paper: str
-    parameters: tuple[MethodParameter, ...]
+    parameters: tuple[ListedParameter, ...]
 
 
 class Methods(Document):
@@ -43,4 +44,4 @@ class Methods(Document):
     SCHEMA: ClassVar[str] = "recon.methods/1"
     MADE_BY: ClassVar[str] = "recon methods --json"
 
-    methods: tuple[Method, ...]
+    methods: tuple[ListedMethod, ...]

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record
+from recon_cli.artifacts.method import Method
 from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
@@ -169,7 +170,7 @@ class Scores(Document):
     pair_iterations: tuple[Count, ...] = Field(
         description="measured iterations in which both tasks of a pair had a loss, in the order (0, 1), (0, 2), ..."
     )
-    method: Literal["joint"]
+    method: Method = Field(description="the update rule that the network was trained by, and what it saw")
     seed: int | None = Field(description="null if the profile ran in somebody's own loop")
     device: str
     batch_restarts: int = Field(ge=0, description="how often the data was started over")

@@ -47,6 +47,10 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME", help="Update rule, see `recon methods`; default: the config's."),
+    ] = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +93,9 @@ def command(
     from recon_cli.profiling.run import ProfileRequest, profile
     from recon_cli.reporting.scores import scores_view
 
-    request = ProfileRequest(loaded, iterations, every, samples, seed, device, checkpoint, memory_limit, allow_code)
+    request = ProfileRequest(
+        loaded, iterations, every, samples, seed, device, checkpoint, memory_limit, allow_code, method
+    )
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)
     sink.result(scores, lambda: scores_view(scores, output))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from recon_cli.artifacts.method import JOINT, Method
 from recon_cli.errors import counted, listed, number
 from recon_cli.sizes import parse_bytes
 from recon_cli.tasks import check_task_name
@@ -178,6 +179,7 @@ class Config(Section):
     tasks: list[TaskSection]
     data: DataSection
     optimizer: OptimizerSection
+    method: Method = JOINT
     profile: ProfileSection = ProfileSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cuda", "cpu"] = "auto"

@@ -8,8 +8,9 @@ used in any other way than by the calls that were noted takes the general route.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +24,7 @@ from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.budget import memory_limit
 from recon_cli.gradients.features import FeatureGrams, Features
 from recon_cli.gradients.graph import Graph, operation_behind
+from recon_cli.gradients.hook import Hook
 from recon_cli.gradients.passes import Passes
 from recon_cli.gradients.reach import Reach
 from recon_cli.gradients.routes.by_feature import ByFeature
@@ -47,6 +49,12 @@ _OVERRIDABLE = frozenset({"forward", "_conv_forward"})
 
 _BY_OUTPUT: tuple[type[ByOutput], ...] = (LinearByOutput, ConvByOutput, EmbeddingByOutput)
 
+ParameterWeights = Callable[[torch.Tensor], torch.Tensor]
+"""From a parameter to the weights of its task gradients, [T], on its device."""
+
+ParameterUpdate = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
+"""From a parameter, the gradients of n tasks, [n, size], and which tasks these are, to an update, [size]."""
+
 
 @dataclass(frozen=True)
 class LayerGrams:
@@ -61,6 +69,10 @@ class LayerGrams:
     reached: torch.Tensor
     features: FeatureGrams
 
+    def part(self, layers: Sequence[int], features: int) -> LayerGrams:
+        """What was found for some of the layers, and for the first of the representations."""
+        return LayerGrams(self.grams[layers], self.reached[layers], self.features.first(features))
+
 
 class GramEngine:
     """Computes the Gram matrices of the task gradients of a network's layers, and a weighted sum of the gradients.
@@ -69,17 +81,25 @@ class GramEngine:
     :param layers: the layers whose Gram matrices are wanted, L of them. Other parameters only get a gradient.
     :param limit: bytes that gradients of several tasks may take at a time; None for a part of what is free.
     :param features: names of modules whose outputs are shared representations.
+    :param whole: whether the gradients themselves are wanted, for `combine_rows`; no shorter route is taken then.
     :raises ReconError: if there is no module of such a name.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[Layer], limit: int | None = None, features: Sequence[str] = ()
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        limit: int | None = None,
+        features: Sequence[str] = (),
+        *,
+        whole: bool = False,
     ) -> None:
         # Frozen ones as well, which may be trained later.
         self._parameters = list(model.parameters())
         self._layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters.values()}
         self._size = len(layers)
-        self._watched = {module: kind for module in model.modules() if (kind := _kind(module)) is not None}
+        modules = () if whole else model.modules()
+        self._watched = {module: kind for module in modules if (kind := _kind(module)) is not None}
         self._features = Features(model, features)
         self._calls: dict[nn.Module, list[Call]] = {}
         self._hooks: list[RemovableHandle] = []
@@ -98,14 +118,17 @@ class GramEngine:
         finally:
             self.unwatch()
 
-    def watch(self) -> None:
-        """Note the calls of layers from now on."""
+    def watch(self, *, features: bool = True) -> None:
+        """Note the calls of layers from now on.
+
+        :param features: whether the named representations are noted as well.
+        """
         self.unwatch()
         self._calls = {}
         # Ahead of the user's hooks, which may put something else in the output's place.
-        note = _Hook(self._note)
+        note = Hook(self._note)
         self._hooks = [module.register_forward_hook(note, prepend=True) for module in self._watched]
-        self._hooks += self._features.watch()
+        self._hooks += self._features.watch() if features else []
 
     def unwatch(self) -> None:
         """Note no calls any more; what was noted is kept for the backward passes."""
@@ -172,18 +195,36 @@ class GramEngine:
             features.sum_over(ranks)
             return found
 
-    def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
+    def combine(self, weights: torch.Tensor | ParameterWeights, *, accumulate: bool = False) -> None:
         """Fill `.grad` of every parameter with sum_i w_i g_i, from what `backward` without weights left.
 
-        :param weights: [T].
+        :param weights: [T], or what gives them for a parameter.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            weights = weights.to(self._device)
-            shared = weights * self._shares
+            same = weights.to(self._device) if isinstance(weights, torch.Tensor) else None
+            shared = None if same is None else same * self._shares
             for route in self._held:
-                gradients = route.combine(shared if self._is_own(route) else weights)
-                fill(route.parameters, gradients, accumulate=accumulate)
+                found = same if same is not None else weights(route.parameters[0])  # type: ignore[operator]
+                if self._is_own(route):
+                    found = found * self._shares if shared is None else shared
+                fill(route.parameters, route.combine(found), accumulate=accumulate)
+        self._held = []
+        self._memory.reset()
+
+    def combine_rows(self, update: ParameterUpdate, *, accumulate: bool = False) -> None:
+        """Fill `.grad` of every parameter with an update made of its task gradients, from what `backward` without
+        weights left; only for an engine that was made for `whole` gradients.
+
+        :param accumulate: whether to add to the gradients that are there, as `backward()` does.
+        """
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            for route in self._held:
+                assert isinstance(route, ByGradient)
+                parameter = route.parameters[0]
+                shares = self._shares if self._is_own(route) else torch.ones_like(self._shares)
+                gradient = route.combine_rows(partial(update, parameter), shares)
+                fill(route.parameters, [gradient], accumulate=accumulate)
         self._held = []
         self._memory.reset()
 
@@ -302,20 +343,6 @@ class GramEngine:
             # Asked once, so that all steps are cut alike.
             self._limit = memory_limit(self._device)
         return min(_AIM, self._limit), self._limit
-
-
-class _Hook:
-    """What is hung on to a network's layers; copies of the network, and files with it, get one that does nothing."""
-
-    def __init__(self, note: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
-        self._note = note
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._note(module, inputs, output)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A function of the standard library that takes any three arguments, so that the file needs no Recon.
-        return getattr, (nullcontext(), "__exit__")
 
 
 def _check_whole(parameters: Sequence[torch.Tensor]) -> None:

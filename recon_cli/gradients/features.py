@@ -49,6 +49,12 @@ class FeatureGrams:
             ),
         )
 
+    def first(self, number: int) -> FeatureGrams:
+        """What was found for the first of them."""
+        found = self.entropies
+        entropies = SaliencyEntropy(found.total[:number], found.positions[:number], found.silent[:number])
+        return FeatureGrams(self.grams[:number], self.reached[:number], entropies)
+
     def add(self, route: ByFeature, shares: torch.Tensor) -> None:
         """Fill in what the gradients of one representation give.
 

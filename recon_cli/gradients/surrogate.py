@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.ranks import Ranks
@@ -61,16 +62,27 @@ class GradientSurrogate:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._memory = RowMemory()
         self._held: _Held | None = None
+        self._hooks: list[RemovableHandle] = []
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Note where Z lies in the forward pass that runs inside the block."""
-        hooks = self._features.watch()
+        self.watch()
         try:
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
+            self.unwatch()
+
+    def watch(self) -> None:
+        """Note where Z lies from now on."""
+        self.unwatch()
+        self._hooks = self._features.watch()
+
+    def unwatch(self) -> None:
+        """Note nothing any more; what was noted is kept for the backward passes."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def backward(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
         """One backward pass for each loss, down to Z; the graph of the trunk is kept for `combine`.
@@ -103,14 +115,15 @@ class GradientSurrogate:
             gram[at.unsqueeze(1), at] = gram_of(feature).to(gram.device)
             return gram
 
-    def combine(self, weights: torch.Tensor, *, accumulate: bool = False) -> None:
+    def combine(self, weights: torch.Tensor, heads: torch.Tensor | None = None, *, accumulate: bool = False) -> None:
         """Fill `.grad`: one backward pass from Z through the trunk, which frees its graph.
 
         - The trunk's parameters get sum_i w_i g_i.
-        - Parameters that only one loss reaches, and not by Z, as those of heads, get their own gradient, unweighted.
+        - Parameters that only one loss reaches, and not by Z, as those of heads, get their own gradient.
         - Parameters before Z that several losses reach get sum_i w_i g_i too.
 
         :param weights: [T].
+        :param heads: [T], what the gradient of a head is multiplied by; default: 1.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         :raises ReconError: if `backward` was not called before.
         """
@@ -118,7 +131,8 @@ class GradientSurrogate:
             raise ReconError("there are no gradients to combine", "call `backward(losses)` before each `combine`")
         held, self._held = self._held, None
         with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-            for routes, factors in ((held.shared, weights), (held.own, torch.ones_like(weights))):
+            own = torch.ones_like(weights) if heads is None else heads
+            for routes, factors in ((held.shared, weights), (held.own, own)):
                 for route in routes:
                     fill(route.parameters, route.combine(factors), accumulate=accumulate)
             if not held.trunk:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -26,6 +27,10 @@ class Layer:
     type: str
     aliases: tuple[str, ...]
     parameters: dict[str, nn.Parameter]
+
+    def matches(self, patterns: Iterable[str]) -> bool:
+        """Whether one of its names is of one of these patterns, such as `layer1.*`."""
+        return any(fnmatchcase(name, pattern) for name in (self.name, *self.aliases) for pattern in patterns)
 
     @property
     def size(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -59,12 +58,7 @@ class Measurement:
 
     def includes(self, layer: Layer) -> bool:
         """Whether the patterns of the config let a layer be measured."""
-        names = (layer.name, *layer.aliases)
-
-        def matches(patterns: Sequence[str]) -> bool:
-            return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-        return matches(self.settings.include) and not matches(self.settings.exclude)
+        return layer.matches(self.settings.include) and not layer.matches(self.settings.exclude)
 
     @property
     def iterations(self) -> int:

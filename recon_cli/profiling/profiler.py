@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from recon_cli.artifacts.document import first_problem
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.tasks import check_tasks
+from recon_cli.updating.losses import check_differentiable, losses_by_task
+from recon_cli.updating.stepper import Stepper
+from recon_cli.updating.updates import method_of
+from recon_cli.updating.ways.way import Measured
 
 
 class ConflictProfiler:
@@ -45,6 +48,8 @@ class ConflictProfiler:
 
     :param model: the network; it is not changed, but for forward hooks between a step and a sampled one.
     :param tasks: the names of its tasks, in the order of its outputs.
+    :param method: the update rule that the network is trained by, by name or as :class:`recon_cli.Updates` takes it.
+    :param seed: of rules that draw random numbers.
     :param steps: how many steps the loop will make, if that is known; the stages are parts of it.
     :param every: n: every n-th step is measured, the first one among them. Default: 10, if `steps` is not known.
     :param samples: how many steps are measured, spread evenly over the run. Default: 1500, if `steps` is known.
@@ -65,6 +70,8 @@ class ConflictProfiler:
         model: nn.Module,
         tasks: Sequence[str],
         *,
+        method: str | Mapping[str, Any] = "joint",
+        seed: int = 0,
         steps: int | None = None,
         every: int | None = None,
         samples: int | None = None,
@@ -95,47 +102,52 @@ class ConflictProfiler:
             memory_limit=memory_limit,
         )
         self._measurement = Measurement(self.tasks, settings, discover_layers(model), buffer_owners(model))
-        self._engine = GramEngine(model, self._measurement.tallied, settings.memory_bytes, features=settings.features)
+        self._method = method_of(method)
+        measured = Measured(self._measurement.tallied, settings.features, settings.memory_bytes)
+        self._stepper = Stepper(model, self.tasks, self._method, measured=measured, seed=seed, averaged=True)
         self._model = model
         self._step = 0
         self._watch_if_sampled()
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the rule needs: `new losses` asks for `after_step`, `epochs` for `after_epoch`."""
+        return self._stepper.needs
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """What the rule had to say of steps, such as that it left nothing of the gradients, and of how many."""
+        return self._stepper.notes
+
     def backward(self, losses: Mapping[str, torch.Tensor | None]) -> None:
-        """Add the gradient of the mean of the losses to `.grad`, and count the conflicts if this step is sampled.
+        """Add the update to `.grad`, for joint training the gradient of the mean of the losses; and count the conflicts
+        if this step is sampled.
 
         :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
         :raises ReconError: if a task is not known, none has a loss, a loss of a sampled step is NaN or infinite, or a
             named feature is not one tensor that two tasks share.
         """
-        if not isinstance(losses, Mapping):
-            raise ReconError(
-                f"the losses are a {quoted(type(losses).__name__)}, but a mapping from task to loss is needed"
-            )
-        unknown = [task for task in losses if task not in self.tasks]
-        if unknown:
-            raise ReconError(f"the losses name {listed(unknown)}, which is none of the tasks {listed(self.tasks)}")
-        present = [index for index, task in enumerate(self.tasks) if losses.get(task) is not None]
-        given = [loss for task in self.tasks if (loss := losses.get(task)) is not None]
-        if not given:
-            raise ReconError("no task has a loss in this step")
-        for index, loss in zip(present, given, strict=True):
-            if loss.dim() != 0:
-                shape = tuple(loss.shape)
-                raise ReconError(
-                    f"the loss of task {quoted(self.tasks[index])} has the shape {shape}; a scalar is needed",
-                    "take its mean: `loss.mean()`",
-                )
-            if not loss.requires_grad:
-                raise ReconError(
-                    f"the loss of task {quoted(self.tasks[index])} depends on no trainable parameter",
-                    "pass the loss itself, not a detached value",
-                )
+        given = losses_by_task(losses, self.tasks)
+        check_differentiable(given, self.tasks)
         if self._is_sampled:
-            self._measure(dict(zip(present, given, strict=True)))
-        else:
-            torch.autograd.backward(torch.stack(given).mean())
+            with Ranks.current().together():
+                check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
+        found, step = self._stepper.backward(given, measured=self._is_sampled)
+        if found is not None:
+            if len(step.present) == len(self.tasks):
+                self._measurement.check_features(found)
+            stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+            self._measurement.record(found, stage, step.present)
         self._step += 1
         self._watch_if_sampled()
+
+    def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
+        """Let the rule learn from the losses after the optimizer's step, as :meth:`recon_cli.Updates.after_step`."""
+        self._stepper.after_step(lambda: losses_by_task(losses(), self.tasks))
+
+    def after_epoch(self) -> None:
+        """Let the rule learn from an epoch (DWA)."""
+        self._stepper.after_epoch()
 
     def scores(self) -> Scores:
         """What was measured so far, as `recon profile` would write it.
@@ -157,7 +169,7 @@ class ConflictProfiler:
             stage_iterations=measurement.tally.stage_iterations(),
             task_iterations=measurement.tally.task_iterations(),
             pair_iterations=measurement.tally.pair_iterations(),
-            method="joint",
+            method=self._method,
             seed=None,
             device=device_name(next(self._model.parameters()).device),
             batch_restarts=0,
@@ -184,6 +196,7 @@ class ConflictProfiler:
             "every": self._sampling.every,
             "samples": self._sampling.samples,
             "step": self._step,
+            "method": self._stepper.state(),
             **copy.deepcopy(self._measurement.state()),
         }
 
@@ -199,6 +212,7 @@ class ConflictProfiler:
             if state[name] != expected[name]:
                 raise ReconError(f"the saved state has {name} {state[name]}, this profiler {expected[name]}")
         self._measurement.restore(state)
+        self._stepper.restore(state["method"])
         self._step = state["step"]
         self._watch_if_sampled()
 
@@ -206,30 +220,12 @@ class ConflictProfiler:
     def _is_sampled(self) -> bool:
         return self._sampling.includes(self._step)
 
-    def _measure(self, losses: Mapping[int, torch.Tensor]) -> None:
-        ranks = Ranks.current()
-        with ranks.together():
-            check_finite([*losses.values()], [self.tasks[index] for index in losses], self._step)
-        self._engine.unwatch()
-        counts = ranks.counts([index in losses for index in range(len(self.tasks))])
-        present = [index for index, count in enumerate(counts) if count]
-        device = next(iter(losses.values())).device
-        weights = torch.full((len(present),), 1 / len(present), dtype=torch.float64, device=device)
-        found = self._engine.backward([losses.get(index) for index in present], weights, accumulate=True)
-        if len(present) == len(self.tasks):
-            self._measurement.check_features(found)
-        stage = self._sampling.stage(self._step, self._measurement.settings.stages)
-        self._measurement.record(found, stage, present)
-
     def _watch_if_sampled(self) -> None:
-        # The hooks are there only before a sampled step, so that the others cost nothing.
-        if self._is_sampled:
-            self._engine.watch()
-        else:
-            self._engine.unwatch()
+        # The hooks are there only before a step that needs them, so that the others cost nothing.
+        self._stepper.watch(measured=self._is_sampled)
         if self._parallel is not None:
-            # A measured step averages its gradients itself.
-            self._parallel.require_backward_grad_sync = not self._is_sampled
+            # A step with a backward pass for each task averages its gradients itself.
+            self._parallel.require_backward_grad_sync = self._stepper.is_plain and not self._is_sampled
 
 
 def _settings(**values: Any) -> ProfileSection:

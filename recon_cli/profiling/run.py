@@ -16,11 +16,12 @@ from recon_cli._version import __version__
 from recon_cli.artifacts.cosines import Cosines, cosines_path
 from recon_cli.artifacts.digests import FILE_PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
+from recon_cli.artifacts.method import Method
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
-from recon_cli.errors import ReconError, quoted
+from recon_cli.errors import ReconError, counted, quoted
 from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.ranks import Ranks, joined_ranks
@@ -34,7 +35,7 @@ from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.observer import Nobody, Observer
 from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
-from recon_cli.profiling.training import JointTraining
+from recon_cli.profiling.training import ProfiledTraining
 from recon_cli.sizes import option_bytes
 
 
@@ -43,6 +44,7 @@ class ProfileRequest:
     """What `recon profile` was asked to do; what is None is taken from the config.
 
     :ivar allow_code: whether the network's file may be opened although that can run code from it.
+    :ivar method: name of an update rule, with its defaults if it is not the config's.
     """
 
     config: LoadedConfig
@@ -54,6 +56,7 @@ class ProfileRequest:
     checkpoint: Path | None = None
     memory_limit: str | None = None
     allow_code: bool = False
+    method: str | None = None
 
 
 def profile(
@@ -177,6 +180,7 @@ class _Run:
         self._log = log
         self.steps = settings.iterations if request.iterations is None else request.iterations
         self._sampling = _sampling(request, self.steps)
+        self._method = _method(request)
         self._ranks = ranks
         self.experiment = build_experiment(
             request.config,
@@ -188,8 +192,15 @@ class _Run:
         )
         model = self.experiment.model
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-        self.training = JointTraining(
-            self.experiment, self.measurement, self._sampling, log, ranks, _memory_limit(request)
+        self.training = ProfiledTraining(
+            self.experiment,
+            self.measurement,
+            self._sampling,
+            log,
+            ranks,
+            method=self._method,
+            seed=seed,
+            memory_limit=_memory_limit(request),
         )
 
     def align(self, seed: int) -> None:
@@ -220,6 +231,8 @@ class _Run:
                 if save and keeper is not None:
                     keeper.save()
         self._warn_of_missing_tasks(observer)
+        for note, times in self.training.notes.items():
+            observer.warned(f"{note}: in {counted(times, 'step')} of {self.steps}")
         self.measurement.check_measured()
 
     def _agree(self, interruption: Interruption, keeper: StateKeeper | None) -> tuple[int, bool]:
@@ -277,6 +290,7 @@ class _Run:
             "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),
+            "method": self._method.model_dump_json(),
             "seed": self._seed,
             "iterations": self.steps,
             "samples": self._sampling.samples,
@@ -311,7 +325,7 @@ class _Run:
             stage_iterations=measurement.tally.stage_iterations(),
             task_iterations=measurement.tally.task_iterations(),
             pair_iterations=measurement.tally.pair_iterations(),
-            method="joint",
+            method=self._method,
             seed=self._seed,
             device=device_name(experiment.device),
             batch_restarts=experiment.batches.restarts,
@@ -347,6 +361,11 @@ def _sampling(request: ProfileRequest, steps: int) -> Sampling:
         return Sampling(steps, request.every, request.samples)
     settings = request.config.config.profile
     return Sampling(steps, settings.every, settings.samples if settings.every is None else None)
+
+
+def _method(request: ProfileRequest) -> Method:
+    configured = request.config.config.method
+    return configured if request.method in (None, configured.name) else Method(name=request.method)
 
 
 def _memory_limit(request: ProfileRequest) -> int | None:

@@ -1,15 +1,15 @@
-"""The training that is profiled: steps with the mean of the losses, some of which are measured on the way."""
+"""The training that is profiled: steps by an update rule, some of which are measured on the way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from recon_cli.artifacts.dataflow import Dataflow
+from recon_cli.artifacts.method import JOINT, Method
 from recon_cli.dataflow.recording import copied, record
 from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.batches import Batch
@@ -17,15 +17,17 @@ from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import check_finite, task_losses
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
-from recon_cli.gradients.engine import GramEngine
+from recon_cli.gradients.engine import LayerGrams
 from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.random_states import random_states, set_random_states
+from recon_cli.updating.stepper import Stepper
+from recon_cli.updating.ways.way import Measured
 
 
-class JointTraining:
-    """Joint training, step by step.
+class ProfiledTraining:
+    """Training, step by step.
 
     :param experiment: what is trained.
     :param measurement: is filled; if a step fails, it holds all steps before.
@@ -33,6 +35,8 @@ class JointTraining:
     :param log: takes the cosines of every measured step, if they are to be kept.
     :param ranks: the processes that train the network together, each on its own batches. The loss of a task is the mean
         over those that have it.
+    :param method: the update rule, and what it sees.
+    :param seed: of rules that draw random numbers.
     :param memory_limit: bytes that the gradients of several tasks may take at a time; see `GramEngine`.
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
@@ -48,6 +52,9 @@ class JointTraining:
         sampling: Sampling,
         log: CosineLog | None = None,
         ranks: Ranks = ALONE,
+        *,
+        method: Method = JOINT,
+        seed: int = 0,
         memory_limit: int | None = None,
     ) -> None:
         self._experiment = experiment
@@ -55,10 +62,13 @@ class JointTraining:
         self._sampling = sampling
         self._log = log
         self._ranks = ranks
-        self._engine = GramEngine(
-            experiment.model, measurement.tallied, memory_limit, features=measurement.settings.features
+        self._stepper = Stepper(
+            experiment.model,
+            measurement.tasks,
+            method,
+            measured=Measured(measurement.tallied, measurement.settings.features, memory_limit),
+            seed=seed,
         )
-        self._batches = iter(experiment.batches)
         self._saw_all = False
         self.step = 0
         self.labelled: set[int] = set()
@@ -75,22 +85,26 @@ class JointTraining:
         # Before the forward pass, which then has their memory.
         self._experiment.model.zero_grad()
         with self._ranks.together():
-            batch = next(self._batches)
+            batch = self._next_batch()
             if self.step == 0:
                 # On every rank: a layer may wait for the others.
                 self._record(batch)
-            with self._engine.watching() if measured else nullcontext():
+            with self._stepper.forward(measured=measured):
                 losses = self._losses(batch)
-        counts = self._ranks.counts([index in losses for index in range(len(self._measurement.tasks))])
-        present = [index for index, count in enumerate(counts) if count]
-        self.labelled |= set(present)
-        if measured:
-            self._measure(losses, present)
-        else:
-            self._train(losses, present, counts)
+        with user_code("the backward pass"):
+            found, step = self._stepper.backward(losses, measured=measured)
+        self.labelled |= set(step.present)
+        if found is not None:
+            self._measure(found, step.present)
         with user_code("the optimizer's step"):
             self._experiment.optimizer.step()
+        self._stepper.after_step(lambda: task_losses(self._experiment.model, self._experiment.tasks, batch))
         self.step += 1
+
+    @property
+    def notes(self) -> Mapping[str, int]:
+        """What the update rule had to say of steps, and of how many."""
+        return self._stepper.notes
 
     def state(self) -> dict[str, Any]:
         """Everything that the next steps depend on; plain data and tensors, which are the training's own."""
@@ -104,6 +118,7 @@ class JointTraining:
             "parameters": {name: parameter.detach() for name, parameter in model.named_parameters()},
             "buffers": dict(model.named_buffers()),
             "optimizer": self._experiment.optimizer.state_dict(),
+            "method": self._stepper.state(),
             # What follows is each rank's own.
             "batches": self._ranks.share(self._experiment.batches.state()),
             "random": self._ranks.share(random_states()),
@@ -119,6 +134,7 @@ class JointTraining:
         _restore_buffers(experiment.model, state["buffers"])
         with user_code("the restoring of the optimizer's state"):
             experiment.optimizer.load_state_dict(state["optimizer"])
+        self._stepper.restore(state["method"])
         self.step, self._saw_all = state["step"], state["saw_all"]
         self.labelled, self.measured = set(state["labelled"]), set(state["measured"])
         self.flow = None if state["flow"] is None else Dataflow.model_validate_json(state["flow"])
@@ -147,21 +163,16 @@ class JointTraining:
         except ReconError as error:
             self.flow_fault = error.message
 
-    def _train(self, losses: Mapping[int, torch.Tensor], present: Sequence[int], counts: Sequence[int]) -> None:
-        with user_code("the backward pass"):
-            if self._ranks.size == 1:
-                mean = torch.stack([*losses.values()]).mean()
-            else:
-                # The sum over the ranks is the mean over the tasks of each one's mean over its ranks.
-                mean = torch.stack([loss / (counts[index] * len(present)) for index, loss in losses.items()]).sum()
-            torch.autograd.backward(mean)
-            self._ranks.sum_gradients([p for p in self._experiment.model.parameters() if p.requires_grad])
+    def _next_batch(self) -> Batch:
+        batches = self._experiment.batches
+        restarts = batches.restarts
+        batch = next(batches)
+        if batches.restarts > restarts:
+            self._stepper.after_epoch()
+        return batch
 
-    def _measure(self, losses: Mapping[int, torch.Tensor], present: Sequence[int]) -> None:
+    def _measure(self, found: LayerGrams, present: Sequence[int]) -> None:
         measurement = self._measurement
-        with user_code("the backward pass"):
-            weights = torch.full((len(present),), 1 / len(present), dtype=torch.float64, device=self._experiment.device)
-            found = self._engine.backward([losses.get(index) for index in present], weights)
         if len(present) == len(measurement.tasks):
             measurement.check_features(found)
         stage = self._sampling.stage(self.step, measurement.settings.stages)

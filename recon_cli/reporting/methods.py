@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
-from recon_cli.artifacts.methods import MethodParameter, Methods
+from recon_cli.artifacts.methods import ListedParameter, Methods
 from recon_cli.reporting.tables import add_row, make_table
 
 
@@ -25,11 +25,11 @@ def methods_view(methods: Methods) -> Iterable[RenderableType]:
     yield parameters
 
 
-def shown_default(parameter: MethodParameter) -> str:
+def shown_default(parameter: ListedParameter) -> str:
     """The default of a parameter, as people write it."""
     return parameter.default if isinstance(parameter.default, str) else f"{parameter.default:g}"
 
 
-def allowed(parameter: MethodParameter) -> str:
+def allowed(parameter: ListedParameter) -> str:
     """What a parameter may be, as a phrase."""
     return ", ".join(parameter.choices) or parameter.bounds or "any number"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
-from recon_cli.rules.rule import LossRule, NoParameters, Present
+from recon_cli.rules.rule import LossRule, Need, NoParameters, Present
 
 
 class Joint(LossRule[NoParameters]):
@@ -13,6 +15,7 @@ class Joint(LossRule[NoParameters]):
     NAME = "joint"
     TITLE = "Joint training"
     PAPER = "Caruana, Multitask Learning, Machine Learning 28, 1997"
+    NEEDS: ClassVar[tuple[Need, ...]] = ()
     PUBLISHED = "the sum of the losses"
 
     def present_weights(self, present: Present) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from recon_cli.artifacts.methods import Method, MethodParameter, Methods
+from recon_cli.artifacts.methods import ListedMethod, ListedParameter, Methods
 from recon_cli.rules.registry import RULES
 from recon_cli.rules.rule import Need, Rule
 
@@ -26,13 +26,15 @@ def cost_of(needs: Sequence[Need]) -> str:
         costs.append("one more backward pass per further task")
     if "gradients" in needs:
         costs.append("memory for the gradients of all tasks")
+    if "second derivatives" in needs:
+        costs.append("a backward pass through all of these, and memory for their graph")
     if "new losses" in needs:
         costs.append("one more forward pass")
     return ", ".join(costs) or "nothing"
 
 
-def _method(rule: type[Rule[Any]]) -> Method:
-    return Method(
+def _method(rule: type[Rule[Any]]) -> ListedMethod:
+    return ListedMethod(
         name=rule.NAME,
         title=rule.TITLE,
         kind=rule.KIND,
@@ -45,7 +47,7 @@ def _method(rule: type[Rule[Any]]) -> Method:
     )
 
 
-def _parameter(name: str, field: FieldInfo) -> MethodParameter:
+def _parameter(name: str, field: FieldInfo) -> ListedParameter:
     assert field.description is not None
     bounds = [
         f"{sign} {getattr(limit, kind):g}"
@@ -53,7 +55,7 @@ def _parameter(name: str, field: FieldInfo) -> MethodParameter:
         for kind, sign in _SIGNS.items()
         if hasattr(limit, kind)
     ]
-    return MethodParameter(
+    return ListedParameter(
         name=name,
         description=field.description,
         default=field.default,

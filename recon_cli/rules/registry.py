@@ -8,6 +8,7 @@ from typing import Any, get_args
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
 from recon_cli.rules.aligned_mtl import AlignedMTL
 from recon_cli.rules.cagrad import CAGrad
+from recon_cli.rules.cosreg import CosReg
 from recon_cli.rules.dwa import DWA
 from recon_cli.rules.famo import FAMO
 from recon_cli.rules.graddrop import GradDrop
@@ -31,6 +32,7 @@ RULES: dict[str, type[Rule[Any]]] = {
     for rule in (
         Joint, RLW, DWA, Uncertainty, GradNorm, IMTLL, IMTL, FAMO,
         PCGrad, GradVac, GradDrop, RGW, MGDA, CAGrad, NashMTL, AlignedMTL, IMTLG, GradOPS,
+        CosReg,
     )
 }  # fmt: skip
 

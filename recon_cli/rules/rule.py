@@ -18,14 +18,14 @@ Scale = Literal["mean", "published"]
 """`mean`: where all tasks have the same gradient g, the update is g, as with the mean of the losses; `published`: as
 the paper has it."""
 
-Kind = Literal["manipulation", "balancing"]
+Kind = Literal["manipulation", "balancing", "regularisation"]
 """A manipulation weighs the gradients of what is shared, and leaves each head its own loss's gradient; balancing weighs
-the losses, those of heads as well."""
+the losses, those of heads as well; regularisation adds a penalty to them."""
 
-Need = Literal["losses", "gram", "gradients", "new losses", "epochs"]
+Need = Literal["losses", "gram", "gradients", "second derivatives", "new losses", "epochs"]
 """`losses`: their values; `gram`: the inner products of the tasks' gradients; `gradients`: these themselves;
-`new losses`: the losses of the same batch after the step, given to `after_step`; `epochs`: a call of `after_epoch` at
-the end of each."""
+`second derivatives`: the gradients' own gradient; `new losses`: the losses of the same batch after the step, given to
+`after_step`; `epochs`: a call of `after_epoch` at the end of each."""
 
 
 class NoParameters(Record):
@@ -105,9 +105,12 @@ class Rule(ABC, Generic[AnyParameters]):
         """What the rule needs, with these parameters."""
         return self.NEEDS
 
-    def joint_weights(self, seen: Observation) -> torch.Tensor:
-        """The weights of joint training, [T]: of the mean of the losses, or as published of their sum."""
-        return self._spread(seen.places, 1.0 if self.scale == "published" else 1 / max(len(seen.places), 1))
+    def joint_weights(self, places: Sequence[int]) -> torch.Tensor:
+        """The weights of joint training, [T]: of the mean of the losses, or as published of their sum.
+
+        :param places: of the tasks that have a loss in the step.
+        """
+        return self._spread(places, 1.0 if self.scale == "published" else 1 / max(len(places), 1))
 
     def after_step(self, losses: torch.Tensor) -> None:
         """Learn from the losses of the same batch after the step, [T]; only for rules that need `new losses`.
@@ -194,7 +197,7 @@ class GramRule(WeightRule[AnyParameters]):
         check_finite(gram.diagonal()[list(seen.places)], self._names(seen.places), "gradient")
         if "losses" in self.needs:
             check_finite(losses[list(seen.places)], self._names(seen.places), "loss")
-        heads = self.joint_weights(seen)
+        heads = self.joint_weights(seen.places)
         shared = heads.clone()
         active = active_tasks(gram, losses, seen.places)
         note = None
@@ -204,7 +207,7 @@ class GramRule(WeightRule[AnyParameters]):
                 found = found * (1 if self.SUMS else len(active.places)) / len(seen.places)
             shared[list(active.places)] = found
             if not bool(found.any()):
-                note = f"{self.TITLE} leaves nothing of the gradients of {listed(self._names(active.places))} in a step"
+                note = f"{self.TITLE} leaves nothing of the gradients of {listed(self._names(active.places))}"
         return Weights(shared, heads, note)
 
     @abstractmethod
@@ -240,7 +243,7 @@ class LossRule(WeightRule[AnyParameters]):
     def weights(self, seen: Observation) -> Weights:
         """The weights of this step."""
         if not seen.places:
-            return Weights(self.joint_weights(seen), self.joint_weights(seen))
+            return Weights(self.joint_weights(seen.places), self.joint_weights(seen.places))
         found = self.present_weights(self._present(seen))
         if self.scale == "mean":
             found = found / found.sum()
@@ -271,22 +274,50 @@ class GradientRule(Rule[AnyParameters]):
     KIND = "manipulation"
     NEEDS = ("gradients",)
 
-    def combined(self, rows: torch.Tensor, seen: Observation) -> torch.Tensor:
+    def combined(self, rows: torch.Tensor, seen: Observation, places: Sequence[int] | None = None) -> torch.Tensor:
         """The update of some parameters.
 
-        :param rows: [T, n], the tasks' gradients of them; zeros for a task that has none.
+        :param rows: [R, n], the gradients of them that tasks have.
+        :param places: the places of these tasks; None: all T.
         :returns: [n].
         :raises ReconError: if a gradient is NaN or infinite, naming the task.
         """
         # A sum with a NaN or an infinity in it is one of them.
         sums = rows.sum(1, dtype=torch.promote_types(rows.dtype, torch.float32))
-        check_finite(sums, self.tasks, "gradient")
+        check_finite(sums, self.tasks if places is None else self._names(places), "gradient")
         found = self.combined_sum(rows)
         return found / max(len(seen.places), 1) if self.scale == "mean" else found
 
     @abstractmethod
     def combined_sum(self, rows: torch.Tensor) -> torch.Tensor:
         """The update, [n], as large as the sum of the gradients."""
+
+
+class PenaltyRule(Rule[AnyParameters]):
+    """A penalty on the tasks' gradients of what is shared, added to the losses: sum_i w_i L_i + P(g_1, ..., g_T), where
+    w are `joint_weights`."""
+
+    KIND = "regularisation"
+    NEEDS = ("gram", "second derivatives")
+
+    def slopes(self, seen: Observation) -> torch.Tensor:
+        """How the penalty changes with the gradients.
+
+        :returns: M, [T, T] in float64: dP / dg_i = sum_j M_ij g_j.
+        :raises ReconError: if a gradient is NaN or infinite, naming the task.
+        """
+        gram = self._gram(seen)
+        check_finite(gram.diagonal()[list(seen.places)], self._names(seen.places), "gradient")
+        found = torch.zeros_like(gram)
+        active = active_tasks(gram, plain(seen.losses), seen.places)
+        if len(active.places) > 1:
+            at = torch.tensor(active.places)
+            found[at.unsqueeze(1), at] = self.active_slopes(active) / active.size / active.size
+        return found
+
+    @abstractmethod
+    def active_slopes(self, active: Active) -> torch.Tensor:
+        """M of the tasks that have a gradient, [A, A], for gradients divided by `active.size`."""
 
 
 def plain(values: torch.Tensor) -> torch.Tensor:

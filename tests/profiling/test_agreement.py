@@ -22,7 +22,7 @@ from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.profiler import ConflictProfiler
 from recon_cli.profiling.sampling import Sampling
-from recon_cli.profiling.training import JointTraining
+from recon_cli.profiling.training import ProfiledTraining
 
 LAYERS = {
     "conv": ["conv.weight", "conv.bias"],
@@ -130,7 +130,7 @@ def measured(severities: list[float]) -> Measurement:
     experiment = Experiment(model, tasks, GivenBatches(), optimizer, torch.device("cpu"), None)
     settings = ProfileSection(iterations=ITERATIONS, severities=severities)
     measurement = Measurement(("a", "b", "c"), settings, discover_layers(model))
-    training = JointTraining(experiment, measurement, Sampling(ITERATIONS, every=1))
+    training = ProfiledTraining(experiment, measurement, Sampling(ITERATIONS, every=1))
     for _ in range(ITERATIONS):
         training.advance()
     return measurement

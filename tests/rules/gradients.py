@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from recon_cli.rules.registry import RULES, make_rule
-from recon_cli.rules.rule import GradientRule, Observation, Rule, WeightRule
+from recon_cli.rules.rule import GradientRule, Observation, PenaltyRule, Rule, WeightRule
 
 RANDOM = ("rlw", "pcgrad", "gradvac", "graddrop", "rgw")
 """Rules whose update depends on their generator, and so on the order of the tasks."""
@@ -84,6 +84,9 @@ def update_of(rule: Rule[Any], gradients: torch.Tensor, **what: Any) -> torch.Te
     observation = seen(gradients, **what)
     if isinstance(rule, GradientRule):
         return rule.combined(gradients, observation)
+    if isinstance(rule, PenaltyRule):
+        # As if the gradient of each task's gradient were the unit matrix.
+        return (rule.joint_weights(observation.places) + rule.slopes(observation).sum(0)) @ gradients
     assert isinstance(rule, WeightRule)
     return rule.weights(observation).shared @ gradients
 

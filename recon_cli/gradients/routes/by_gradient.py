@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -83,12 +83,30 @@ class ByGradient(Route):
         if self._rows is None:
             return [None]
         rows = self._rows[: len(self._reached)]
-        total = pick(weights, self._reached).to(rows.dtype) @ rows
+        return [self._shaped(pick(weights, self._reached).to(rows.dtype) @ rows)]
+
+    def combine_rows(
+        self, update: Callable[[torch.Tensor, Sequence[int]], torch.Tensor], shares: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Make an update of the rows; None where no task reaches the parameter.
+
+        :param update: from [n, size], and the n tasks that these are of, to [size].
+        :param shares: [T], what each task's row is multiplied by before.
+        """
+        if self._rows is None:
+            return None
+        rows = self._rows[: len(self._reached)]
+        rows = rows * pick(shares, self._reached).to(rows.dtype).unsqueeze(1)
+        # A complex gradient is updated in its real and imaginary parts.
+        flat = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
+        return self._shaped(update(flat, self._reached).view(rows.dtype))
+
+    def _shaped(self, total: torch.Tensor) -> torch.Tensor:
         shape = [self._parameter.shape[dimension] for dimension in self._order]
         inverse = sorted(range(len(shape)), key=self._order.__getitem__)
         total = total.view(shape).permute(inverse)
         # Optimizers for sparse gradients take no others.
-        return [total if self._sparse_dimensions is None else total.to_sparse(self._sparse_dimensions)]
+        return total if self._sparse_dimensions is None else total.to_sparse(self._sparse_dimensions)
 
     def _row(self, index: int, shape: torch.Size) -> torch.Tensor:
         assert self._rows is not None

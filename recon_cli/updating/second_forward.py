@@ -1,0 +1,42 @@
+"""A second forward pass on the same batch, which nothing can tell to have been made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from recon_cli.gradients.hook import Hook
+from recon_cli.network_states import leaving_no_trace
+from recon_cli.random_states import random_states, set_random_states
+
+_Anything = TypeVar("_Anything")
+
+
+class SecondForward:
+    """Runs a network once more, with the random numbers that its first pass of the step had.
+
+    Dropout so drops what it dropped; running statistics, and the random numbers to come, stay as they are.
+
+    :param model: the network; a hook on it notes the random states at the first call of every step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._random: dict[str, Any] | None = None
+        model.register_forward_pre_hook(Hook(self._note))
+
+    def run(self, losses: Callable[[], _Anything]) -> _Anything:
+        """What `losses` gives, which runs the network; nothing is differentiated."""
+        with torch.no_grad(), leaving_no_trace(self._model):
+            if self._random is not None:
+                set_random_states(self._random)
+            found = losses()
+        self._random = None
+        return found
+
+    def _note(self, *_: Any) -> None:
+        if self._random is None and torch.is_grad_enabled():
+            self._random = random_states()

@@ -1,0 +1,82 @@
+"""Which layers the tasks of a network share, as far as its steps have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from recon_cli.errors import ReconError
+from recon_cli.layers.discovery import Layer
+from recon_cli.updating.groups import Groups
+
+
+class SharedLayers:
+    """The layers that the losses of two tasks or more have reached, if not in the same step.
+
+    :param layers: all layers of the network, L of them.
+    :param tasks: the number of tasks, T.
+    :param groups: the groups of the layers.
+    """
+
+    def __init__(self, layers: Sequence[Layer], tasks: int, groups: Groups) -> None:
+        self._layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters.values()}
+        self._groups = groups
+        self._reached = torch.zeros(len(layers), tasks, dtype=torch.bool)
+
+    def note(self, reached: torch.Tensor, present: Sequence[int]) -> None:
+        """Learn from a step.
+
+        :param reached: bool, [L, P]: whether the loss of each of the tasks that are present reaches each layer.
+        """
+        self._reached[:, list(present)] |= reached
+
+    def note_parameters(
+        self, parameters: Sequence[torch.Tensor], reached: torch.Tensor, present: Sequence[int]
+    ) -> None:
+        """Learn from a step of which it is known what parameters it reaches.
+
+        :param reached: bool, [P, N], for the N parameters.
+        """
+        of_layers = torch.zeros(len(self._reached), len(present), dtype=torch.bool)
+        for parameter, column in zip(parameters, reached.T, strict=True):
+            of_layers[self._layer_of[id(parameter)]] |= column
+        self.note(of_layers, present)
+
+    @property
+    def is_shared(self) -> torch.Tensor:
+        """Bool, [L]."""
+        return self._reached.sum(1) >= 2
+
+    @property
+    def groups(self) -> set[int]:
+        """The groups that have a shared layer."""
+        return set(self._groups.of_layer[self.is_shared].tolist())
+
+    def groups_of_parameters(self) -> dict[int, int]:
+        """The group of each parameter of a shared layer, by the parameter's identity."""
+        groups, shared = self._groups.of_layer.tolist(), self.is_shared.tolist()
+        return {parameter: groups[layer] for parameter, layer in self._layer_of.items() if shared[layer]}
+
+    def grams_of_groups(self, grams: torch.Tensor) -> torch.Tensor:
+        """What the rule of each group sees, [G, P, P] on the CPU.
+
+        :param grams: [L, P, P].
+        """
+        seen = (self.is_shared & self._groups.looked_at).to(grams.device)
+        sums = grams.new_zeros(len(self._groups.names), *grams.shape[1:])
+        return sums.index_add_(0, self._groups.of_layer.to(grams.device)[seen], grams[seen]).cpu()
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, as plain data and tensors."""
+        return {"reached": self._reached.clone()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what others of the same network have learned.
+
+        :raises ReconError: if it is another network.
+        """
+        if state["reached"].shape != self._reached.shape:
+            raise ReconError("the saved state is of another network: it has not as many layers")
+        self._reached.copy_(state["reached"])

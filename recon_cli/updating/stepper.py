@@ -1,0 +1,155 @@
+"""One training step after the other by an update rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from recon_cli.artifacts.method import Method
+from recon_cli.errors import ReconError, quoted
+from recon_cli.experiment.ranks import ALONE, Ranks
+from recon_cli.gradients.engine import LayerGrams
+from recon_cli.layers.discovery import Layer, discover_layers
+from recon_cli.rules.rule import GradientRule, Need, PenaltyRule
+from recon_cli.updating.groups import Groups
+from recon_cli.updating.rule_groups import RuleGroups
+from recon_cli.updating.second_forward import SecondForward
+from recon_cli.updating.shared_layers import SharedLayers
+from recon_cli.updating.step import Step
+from recon_cli.updating.ways.by_feature import ByFeature
+from recon_cli.updating.ways.by_gradients import ByGradients
+from recon_cli.updating.ways.by_gram import ByGram
+from recon_cli.updating.ways.by_losses import ByLosses
+from recon_cli.updating.ways.by_penalty import ByPenalty
+from recon_cli.updating.ways.way import Measured, Way
+
+NOTHING_MEASURED = Measured()
+
+
+class Stepper:
+    """Adds the update of each step to `.grad`, by one rule, or by one for each group of layers.
+
+    A layer is shared as soon as the losses of two tasks have reached it. Where several ranks train together, a task's
+    loss is its mean over the ranks that have it, and so are the gradients that rules see.
+
+    :param model: the network.
+    :param tasks: the names of its tasks, T of them.
+    :param method: the rule, and what it sees.
+    :param measured: what is measured on some steps.
+    :param seed: of rules that draw random numbers.
+    :param averaged: whether gradients of plain steps are averaged over the ranks elsewhere (DistributedDataParallel).
+    :raises ReconError: if there is no such rule, or it cannot be applied so.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[str],
+        method: Method,
+        *,
+        measured: Measured = NOTHING_MEASURED,
+        seed: int = 0,
+        averaged: bool = False,
+    ) -> None:
+        self._tasks = len(tasks)
+        self._averaged = averaged
+        layers = discover_layers(model)
+        groups = Groups.of(method, layers)
+        self._rules: RuleGroups[Any] = RuleGroups(method, tasks, groups.names, seed)
+        self._shared = SharedLayers(layers, self._tasks, groups)
+        self._way = self._choose(model, layers, method, measured)
+        self._second = SecondForward(model) if "new losses" in self.needs else None
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What the rule needs."""
+        return self._rules.needs
+
+    @property
+    def notes(self) -> Counter[str]:
+        """What the rule had to say, and in how many steps."""
+        return self._rules.notes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step that is not measured is an ordinary backward pass of one loss."""
+        return self._way.IS_PLAIN
+
+    @contextmanager
+    def forward(self, *, measured: bool) -> Iterator[None]:
+        """What the forward pass of a step runs in, where it is in our hands."""
+        self.watch(measured=measured)
+        with self._way.forward():
+            yield
+
+    def watch(self, *, measured: bool) -> None:
+        """Note in the forward pass to come what the step's backward passes need of it."""
+        self._way.watch(measured=measured)
+
+    def backward(self, losses: Mapping[int, torch.Tensor], *, measured: bool) -> tuple[LayerGrams | None, Step]:
+        """Make the backward passes of one step, and add the update to `.grad`.
+
+        :param losses: a scalar for each task that has one here, by its index.
+        :param measured: whether the step is measured, as `watch` was told.
+        :returns: what was measured, of the tasks that have a loss on any rank; and the step.
+        :raises ReconError: naming the tasks, if the rule can do nothing with a loss or a gradient.
+        """
+        self._way.unwatch()
+        # Joint training whose gradients are averaged elsewhere has nothing to agree on.
+        by_itself = self._averaged and not measured and not self.needs
+        step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current())
+        return self._way.backward(step, measured=measured), step
+
+    def after_step(self, losses: Callable[[], Mapping[int, torch.Tensor]]) -> None:
+        """Let a rule that needs it learn from the losses of the same batch after the optimizer's step.
+
+        :param losses: a forward pass. It runs without a gradient, with the random numbers that the first one had, and
+            leaves running statistics and random states as they are. It is not called if the rule does not need it.
+        """
+        if self._second is not None:
+            step = Step.of(self._second.run(losses), self._tasks, Ranks.current())
+            self._rules.after_step(step.values)
+
+    def after_epoch(self) -> None:
+        """Let a rule that needs it learn from an epoch."""
+        self._rules.after_epoch()
+
+    def state(self) -> dict[str, Any]:
+        """What was learned so far, as plain data and tensors."""
+        return {**self._rules.state(), **self._shared.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stepper of the same network and method was.
+
+        :raises ReconError: if it was one of another network or method.
+        """
+        self._rules.restore(state)
+        self._shared.restore(state)
+
+    def _choose(self, model: nn.Module, layers: Sequence[Layer], method: Method, measured: Measured) -> Way:
+        rule, rules = self._rules.first, self._rules
+        by_losses = {"gram", "gradients"}.isdisjoint(rule.needs)
+        if by_losses and (method.groups or method.per == "layer" or method.layers != ["*"]):
+            raise ReconError(
+                f"the rule {quoted(rule.NAME)} looks at losses alone, which are the same for all layers",
+                "leave out `per`, `groups` and `layers`, or take a rule that looks at gradients (`recon methods`)",
+            )
+        if method.feature is not None and ("gram" not in rule.needs or isinstance(rule, PenaltyRule)):
+            raise ReconError(
+                f"the rule {quoted(rule.NAME)} has no form on the gradients of a feature",
+                "leave out `feature`, or take a rule whose weights follow from the Gram matrix (`recon methods`)",
+            )
+        if by_losses:
+            return ByLosses(model, rules, measured, averaged=self._averaged)
+        if isinstance(rule, PenaltyRule):
+            return ByPenalty(model, rules, self._shared, measured)
+        if isinstance(rule, GradientRule):
+            return ByGradients(model, layers, rules, self._shared, measured)
+        if method.feature is not None:
+            return ByFeature(model, layers, rules, self._shared, measured, method.feature)
+        return ByGram(model, layers, rules, self._shared, measured)

@@ -1,0 +1,79 @@
+"""The gradients of the tasks with respect to a shared representation Z, and one backward pass from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from recon_cli.errors import ReconError, quoted
+from recon_cli.experiment.ranks import Ranks
+from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.surrogate import GradientSurrogate
+from recon_cli.layers.discovery import Layer
+from recon_cli.rules.rule import WeightRule
+from recon_cli.updating.rule_groups import GroupWeights, RuleGroups
+from recon_cli.updating.shared_layers import SharedLayers
+from recon_cli.updating.step import Step
+from recon_cli.updating.ways.by_gram import ByGram
+from recon_cli.updating.ways.way import Measured
+
+
+class ByFeature(ByGram):
+    """Weighs the gradients of the trunk by the Gram matrix of dL_i/dZ (MGDA-UB, Aligned-MTL-UB).
+
+    Measured steps, and those of several ranks, each of which has only a part of Z, go the way of `ByGram`.
+
+    :param feature: the name of the module whose output is Z.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        rules: RuleGroups[WeightRule[Any]],
+        shared: SharedLayers,
+        measured: Measured,
+        feature: str,
+    ) -> None:
+        features = list(dict.fromkeys([*measured.features, feature]))
+        super().__init__(model, layers, rules, shared, measured, features)
+        self._feature = feature
+        self._number = features.index(feature)
+        self._surrogate = GradientSurrogate(model, feature)
+
+    def watch(self, *, measured: bool) -> None:
+        """Note where Z lies, and the calls of layers where they are needed."""
+        self.unwatch()
+        if self._goes_short(measured=measured):
+            self._surrogate.watch()
+        else:
+            self.engine.watch()
+
+    def unwatch(self) -> None:
+        """Note nothing any more."""
+        super().unwatch()
+        self._surrogate.unwatch()
+
+    def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
+        """Make one backward pass for each task down to Z, and one from there."""
+        if not self._goes_short(measured=measured):
+            return super().backward(step, measured=measured)
+        gram = self._surrogate.backward([loss for loss in step.in_order if loss is not None])
+        weights = self._rules.weights(gram.unsqueeze(0).cpu(), step, {0})
+        shared, heads = weights.shared[0, step.present].to(gram.device), weights.heads[step.present].to(gram.device)
+        self._surrogate.combine(shared, heads, accumulate=True)
+        return None
+
+    def _weights(self, found: LayerGrams, step: Step) -> GroupWeights:
+        if not found.features.reached[self._number].any():
+            raise ReconError(
+                f"no loss reaches an output of module {quoted(self._feature)}",
+                "name a module that the forward pass calls",
+            )
+        return self._rules.weights(found.features.grams[self._number].unsqueeze(0).cpu(), step, {0})
+
+    @staticmethod
+    def _goes_short(*, measured: bool) -> bool:
+        return not measured and Ranks.current().size == 1
