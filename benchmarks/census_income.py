@@ -21,16 +21,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from recon_cli.datasets.census_income import TASKS, CensusIncome, Part, census_income, small_census_income
-from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.metrics import area_under_curve
 from recon_cli.rules.registry import RULES
+from recon_cli.updating.updates import Updates
 from recon_cli.zoo import census_mlp
 
 BATCH = 1024
@@ -48,9 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 DATA: dict[str, Callable[..., CensusIncome]] = {"full": census_income, "small": small_census_income}
 PAGE = Path(__file__).parents[1] / "docs" / "census_income.md"
-
-Losses = Mapping[str, torch.Tensor]
-
 
 @dataclass(frozen=True)
 class Run:
@@ -70,49 +67,6 @@ class Run:
     test: dict[str, float]
 
 
-class Update(Protocol):
-    """What takes the place of the mean's backward pass."""
-
-    @property
-    def needs(self) -> Sequence[str]:
-        """What its rule needs."""
-
-    def backward(self, losses: Losses) -> None:
-        """Fill `.grad`."""
-
-    def after_step(self, losses: Callable[[], Losses]) -> None:
-        """Learn from the losses of the same batch after the step."""
-
-    def after_epoch(self) -> None:
-        """Learn from an epoch."""
-
-
-class Joint:
-    """Joint training, by the mean of the losses."""
-
-    needs = ()
-
-    def backward(self, losses: Losses) -> None:
-        """Fill `.grad`."""
-        torch.autograd.backward(torch.stack(list(losses.values())).mean())
-
-    def after_step(self, losses: Callable[[], Losses]) -> None:
-        """Nothing is learned."""
-
-    def after_epoch(self) -> None:
-        """Nothing is learned."""
-
-
-def make_update(model: nn.Module, tasks: Sequence[str], method: Mapping[str, Any], seed: int) -> Update:  # noqa: ARG001
-    """A method's update of a network.
-
-    :raises ReconError: if it is not known.
-    """
-    if method["name"] != "joint":
-        raise ReconError(f"no step can be made by {quoted(method['name'])} yet")
-    return Joint()
-
-
 def batches_of(rows: torch.Tensor, size: int) -> list[torch.Tensor]:
     """Rows in batches; the last one may be smaller."""
     return [rows[at : at + size] for at in range(0, len(rows), size)]
@@ -128,17 +82,16 @@ def train(data: CensusIncome, method: Mapping[str, Any], epochs: int, seed: int)
     """Train the network by a method."""
     torch.manual_seed(seed)
     model = census_mlp(data.features)
-    update = make_update(model, TASKS, method, seed)
+    updates = Updates(model, TASKS, method, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     order = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         for rows in batches_of(torch.randperm(len(data), generator=order), BATCH):
             optimizer.zero_grad()
-            update.backward(losses_on(model, data, rows))
+            updates.backward(losses_on(model, data, rows))
             optimizer.step()
-            if "new losses" in update.needs:
-                update.after_step(lambda rows=rows: losses_on(model, data, rows))  # type: ignore[misc]
-        update.after_epoch()
+            updates.after_step(lambda rows=rows: losses_on(model, data, rows))  # type: ignore[misc]
+        updates.after_epoch()
     return model
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recon_cli.checkpoints.diff import diff
     from recon_cli.dataflow.recording import dataflow_of
     from recon_cli.profiling.profiler import ConflictProfiler
+    from recon_cli.updating.updates import Updates
 
 __all__ = [
     "BranchedModel",
@@ -37,6 +38,7 @@ __all__ = [
     "Ranking",
     "ReconError",
     "Scores",
+    "Updates",
     "__version__",
     "branch",
     "branching_cost",
@@ -57,6 +59,7 @@ _HOMES = {
     "Manifest": "recon_cli.artifacts.manifest",
     "Ranking": "recon_cli.artifacts.ranking",
     "Scores": "recon_cli.artifacts.scores",
+    "Updates": "recon_cli.updating.updates",
     "branch": "recon_cli.branching.runtime.module",
     "branching_cost": "recon_cli.branching.runtime.cost",
     "dataflow_of": "recon_cli.dataflow.recording",
