@@ -26,6 +26,10 @@ from tests.branching.test_module import loss_of, manifest_of
 WHERE = ("early", "middle", "late", "random")
 
 
+LEFT_TO_CALLS = {"decisions from data": "cannot be traced"}
+"""Networks of the catalogue that the engine `graph` leaves to `calls`, with the reason; it runs all others."""
+
+
 def shared_layers(model: nn.Module, tasks: tuple[str, ...], inputs: tuple[Any, ...]) -> list[str]:
     """The layers that every task's loss reaches, each with its other names, as `--layers` takes them."""
     reached = []
@@ -97,6 +101,7 @@ def gradients(branched: BranchedModel, tasks: tuple[str, ...], inputs: tuple[Any
     return {name: p.grad.clone() for name, p in branched.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_all_engines_agree_with_separate_networks(case):
     model, tasks, inputs, manifest = case
     model.eval()
@@ -133,6 +138,22 @@ def test_all_engines_agree_with_separate_networks(case):
     for branched in (auto, calls, passes):
         for name, found in gradients(branched, tasks, inputs).items():
             torch.testing.assert_close(found, expected_gradients[name], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("where", ["early", "late"])
+def test_the_graph_runs_every_network_but_those_that_cannot_be_traced(tmp_path, name, where):
+    entry = CATALOGUE[name]
+    model = entry.make().double().train()
+    inputs = entry.inputs()
+    layers = chosen(shared_layers(copy.deepcopy(model), entry.tasks, inputs), where)
+    branched = recon_cli.branch(model, manifest_of(model, layers, entry.tasks, tmp_path))
+    branched(*inputs)
+    if name in LEFT_TO_CALLS:
+        assert branched.engine.name == "calls" and LEFT_TO_CALLS[name] in branched.engine.reason
+    else:
+        assert branched.engine.name == "graph", branched.engine.reason
 
 
 def test_training_with_calls_is_training_with_passes(case):

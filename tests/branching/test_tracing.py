@@ -309,6 +309,36 @@ def test_an_input_that_is_written_to_is_written_to_once(tmp_path):
     assert auto.engine.name == "graph"
 
 
+def test_what_several_tasks_write_into_by_slices_becomes_each_ones_own(tmp_path):
+    def fills(net, x):
+        out = torch.zeros(len(x), 6)
+        before = out[:, 2:]
+        out[:, :4] = net.split(x)
+        out[:, 4:].fill_(0.5)
+        return net.behind(before) + out[:, :4]
+
+    model = Network(fills)
+    manifest = manifest_of(model, ["split"], TASKS, tmp_path)
+    # Calls cannot be shared where a task writes into what has views.
+    graph, passes = (recon_cli.branch(copy.deepcopy(model), manifest, engine) for engine in ("graph", "passes"))
+    move_apart(graph)
+    passes.load_state_dict(graph.state_dict())
+    for _ in range(2):
+        agree(graph, passes, x())
+    same_gradients(graph, passes, x())
+
+
+def test_writing_into_one_of_several_results_is_left_to_another_engine(tmp_path):
+    def overwrites(net, x):
+        values, where = x.sort()
+        values[:, :2] = net.split(x)[:, :2]
+        return net.behind(values) * where
+
+    auto, calls = both(Network(overwrites), tmp_path)
+    agree(auto, calls, x())
+    assert auto.engine.name == "calls" and "writes in place" in auto.engine.reason
+
+
 class Mapped(OrderedDict):
     """A mapping of the user's own."""
 

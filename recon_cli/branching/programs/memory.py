@@ -56,10 +56,9 @@ class Memory(ABC):
         """The nodes that have allocated what changes when a node writes to a value; all that it may lie in."""
         return self._storages[value]
 
+    @abstractmethod
     def copier(self, storage: Node) -> Callable[..., object] | None:
-        """The operation that copies what a node has allocated; None if it is more than one tensor."""
-        is_tensor = all(user.target is not operator.getitem for user in storage.users)
-        return torch.ops.aten.clone.default if is_tensor else None
+        """The operation that copies what a node has allocated; None if nothing does."""
 
     @abstractmethod
     def moved(self, node: Node) -> Sequence[Node]:
@@ -106,6 +105,11 @@ class GraphMemory(Memory):
     def returns_written(self, node: Node) -> bool:
         """Whether what a node gives is what it has written to; so it is with ATen's operations in place."""
         return isinstance(node.target, torch._ops.OpOverload)
+
+    def copier(self, storage: Node) -> Callable[..., object] | None:
+        """The operation that copies what a node has allocated; None if it is several tensors, which are taken apart."""
+        is_tensor = all(user.target is not operator.getitem for user in storage.users)
+        return torch.ops.aten.clone.default if is_tensor else None
 
     def is_view(self, node: Node) -> bool:
         """Whether a node does nothing but look at its inputs' memory in another way."""

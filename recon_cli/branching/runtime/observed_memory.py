@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,11 @@ class ObservedMemory(Memory):
         self._moved = run.moved
         self._acting = run.acting
         self._returning = run.returning
+        self._single = run.single
+
+    def copier(self, storage: Node) -> Callable[..., object] | None:
+        """The operation that copies what a node has allocated; None if it was more than one tensor."""
+        return torch.ops.aten.clone.default if storage in self._single else None
 
     def moved(self, node: Node) -> Sequence[Node]:
         """The running statistics that an operation moves."""
@@ -60,6 +65,7 @@ class _Run(Interpreter):
     :ivar moved: those that it has written to without counting it.
     :ivar acting: nodes that give and write nothing.
     :ivar returning: nodes that give what they have written to.
+    :ivar single: nodes that give one tensor.
     """
 
     def __init__(self, module: GraphModule, buffers: Collection[Node]) -> None:
@@ -72,6 +78,7 @@ class _Run(Interpreter):
         self.moved: dict[Node, list[Node]] = {}
         self.acting: set[Node] = set()
         self.returning: set[Node] = set()
+        self.single: set[Node] = set()
 
     def run_node(self, n: Node) -> Any:
         """Run one node."""
@@ -93,6 +100,8 @@ class _Run(Interpreter):
             self.acting.add(n)
         if any(result is self.env[value] for value in counted):
             self.returning.add(n)
+        if isinstance(result, torch.Tensor):
+            self.single.add(n)
         return result
 
     def _versions(self, value: Node) -> list[int]:
