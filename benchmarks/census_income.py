@@ -49,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
 DATA: dict[str, Callable[..., CensusIncome]] = {"full": census_income, "small": small_census_income}
 PAGE = Path(__file__).parents[1] / "docs" / "census_income.md"
 
+
 @dataclass(frozen=True)
 class Run:
     """What one run came to.

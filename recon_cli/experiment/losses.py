@@ -38,7 +38,7 @@ class Task:
         return cls(section.name, _find_loss(section.loss.target), section.label, section.loss.kwargs, section.partial)
 
     def loss_on(self, output: Any, label: Any) -> torch.Tensor:
-        """The task's loss, a scalar that can be differentiated.
+        """The task's loss, a scalar that can be differentiated, where gradients are recorded.
 
         :raises ReconError: if the loss function fails or gives something else.
         """
@@ -52,7 +52,7 @@ class Task:
             raise ReconError(
                 f"the loss of task {quoted(self.name)} is a tensor of shape {shape}; a scalar was expected"
             )
-        if not loss.requires_grad:
+        if torch.is_grad_enabled() and not loss.requires_grad:
             raise ReconError(f"the loss of task {quoted(self.name)} depends on no trainable parameter")
         return loss
 

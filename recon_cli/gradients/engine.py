@@ -219,7 +219,8 @@ class GramEngine:
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         """
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            for route in self._held:
+            # In the network's order, so that random numbers are drawn for the same entries on all ranks.
+            for route in sorted(self._held, key=self._position):
                 assert isinstance(route, ByGradient)
                 parameter = route.parameters[0]
                 shares = self._shares if self._is_own(route) else torch.ones_like(self._shares)

@@ -1,0 +1,116 @@
+"""`recon profile` of networks that are trained by update rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from recon_cli.rules.registry import RULES
+from tests import networks
+from tests.conftest import read_scores
+from tests.profiling.test_resume import parts, uninterrupted
+
+METHODS = {
+    **{name: name for name in RULES},
+    "gradops by layer": {"name": "gradops", "parameters": {"alpha": -1.0}, "per": "layer", "scale": "published"},
+    "pcgrad by groups": {"name": "pcgrad", "groups": [["conv", "norm"]]},
+    "gradnorm of one layer": {"name": "gradnorm", "layers": ["body.3"]},
+    "mgda of a feature": {"name": "mgda", "parameters": {"normalise": "l2"}, "feature": "body"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_first_call(monkeypatch):
+    monkeypatch.setattr(networks.signal_loss, "calls", 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_profile_goes_on_to_the_same_bytes(recon, config, method):
+    """With dropout, running statistics, shuffled data that is started over, and steps that are not measured."""
+    path = config(**parts(at=17), method=METHODS[method])
+    assert recon("profile", path, "-o", "s.json", "--every", 3).code == 130
+    # Whatever the process did meanwhile.
+    torch.manual_seed(99)
+    recon("profile", path, "-o", "s.json", "--every", 3, "--resume").succeeds()
+    assert Path("s.json").read_bytes() == uninterrupted(recon, path, "--every", 3)
+    scores = read_scores(Path("s.json"))
+    assert scores.method.name == method.split()[0]
+    assert scores.complete
+
+
+@pytest.mark.parametrize("method", ["mgda", "gradops", "famo"])
+def test_the_rule_changes_what_is_measured_but_not_on_the_first_step(recon, config, method):
+    path = config()
+    recon("profile", path, "-o", "joint.json", "--iterations", 1).succeeds()
+    recon("profile", path, "-o", "rule.json", "--iterations", 1, "--method", method).succeeds()
+    joint, rule = read_scores(Path("joint.json")), read_scores(Path("rule.json"))
+    assert joint.layers == rule.layers
+    assert (joint.method.name, rule.method.name) == ("joint", method)
+    for name, given in (("joint", "joint"), ("rule", method)):
+        recon("profile", path, "-o", f"{name}.json", "--force", "--iterations", 9, "--method", given).succeeds()
+    assert read_scores(Path("joint.json")).layers != read_scores(Path("rule.json")).layers
+
+
+def test_the_option_keeps_the_settings_of_the_config_if_it_names_the_same_rule(recon, config):
+    path = config(method={"name": "gradops", "parameters": {"alpha": -2.0}})
+    for given, alpha in (("gradops", {"alpha": -2.0}), ("mgda", {})):
+        recon("profile", path, "-o", f"{given}.json", "--method", given).succeeds()
+        assert read_scores(Path(f"{given}.json")).method.parameters == alpha
+
+
+def test_a_run_by_another_rule_is_not_gone_on_with(recon, config):
+    path = config(**parts(at=4))
+    assert recon("profile", path, "-o", "s.json").code == 130
+    refused = recon("profile", path, "-o", "s.json", "--resume", "--method", "mgda")
+    assert refused.code == 2
+    assert "is another one: method:" in refused.err
+
+
+class Opposite(nn.Module):
+    """A network of one shared weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(25, 1, bias=False)
+
+    def forward(self, x):
+        y = self.shared(x.flatten(1)).squeeze(1)
+        return {"left": y, "right": -y}
+
+
+def mean(output, target):
+    return output.mean()
+
+
+def test_what_a_rule_has_to_say_is_shown(recon, config):
+    loss = f"{__name__}:mean"
+    path = config(
+        model={"target": f"{__name__}:Opposite"},
+        tasks=[{"name": name, "loss": loss, "label": name} for name in ("left", "right")],
+        method="gradops",
+        profile={"iterations": 5},
+    )
+    shown = recon("profile", path, "-o", "s.json").succeeds()
+    assert "GradOPS leaves nothing of the gradients of `left`, `right`: in 5 steps of 5" in " ".join(shown.err.split())
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("pcgrda", "there is no update rule `pcgrda`"),
+        ({"name": "gradops", "parameters": {"alpha": "much"}}, "the rule `gradops` cannot be set so: `alpha`"),
+        ({"name": "gradops", "per": "network"}, "`method.per` should be 'trunk' or 'layer'"),
+        ({"name": "gradops", "alpha": 1.0}, "`method.alpha` is not a known key"),
+        ({"name": "mgda", "per": "layer", "groups": [["conv"]]}, "contradict each other"),
+        ({"name": "mgda", "feature": "body", "per": "layer"}, "one rule sees the gradients of this alone"),
+        ({"name": "mgda", "groups": [[]]}, "names no layer"),
+    ],
+)
+def test_a_method_that_cannot_be_is_a_clear_error(recon, config, method, words):
+    refused = recon("profile", config(method=method), "-o", "s.json")
+    assert refused.code == 2
+    assert words in " ".join(refused.err.split())
+    assert not list(Path().glob("s*"))

@@ -1,0 +1,208 @@
+"""`Updates` and `ConflictProfiler` in somebody's own loop, alone and under DistributedDataParallel."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import recon_cli
+from recon_cli.errors import ReconError
+from recon_cli.rules.registry import RULES
+from tests.profiling.test_ranks import data, losses_of, make_network
+from tests.ranks import run_on_ranks
+
+TASKS = ["a", "b", "c"]
+STEPS = 4
+METHODS = {
+    **{name: name for name in RULES},
+    "mgda by layer": {"name": "mgda", "per": "layer"},
+    "aligned-mtl of a feature": {"name": "aligned-mtl", "feature": "trunk"},
+}
+WAYS = {"updates": recon_cli.Updates, "profiler": partial(recon_cli.ConflictProfiler, every=2)}
+
+
+class Untied(nn.Module):
+    """All tasks, and all parameters of the trunk, meet in one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 8), nn.Tanh())
+        self.heads = nn.ModuleList(nn.Linear(8, 3) for _ in range(3))
+
+    def forward(self, tokens):
+        x = self.trunk(tokens)
+        return [head(x) for head in self.heads]
+
+
+def network_for(method):
+    """The network of the tests of ranks, or one that has a feature."""
+    if "feature" not in method:
+        return make_network()
+    torch.manual_seed(5)
+    return Untied().double()
+
+
+def train(network, made, losses_at):
+    """A user's loop; `losses_at(step)` are the losses by task."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        made.backward(losses_at(step))
+        optimizer.step()
+        made.after_step(lambda step=step: losses_at(step))
+        made.after_epoch()
+    return [parameter.detach() for parameter in network.parameters()]
+
+
+def train_in_parallel(rank: int, size: int, folder: str) -> None:
+    """What each rank does: every rule, with labels of all tasks and with some."""
+    found = {}
+    for way, make in WAYS.items():
+        for name, method in METHODS.items():
+            for some in (False, True):
+                network = network_for(method)
+                parallel = DistributedDataParallel(network, find_unused_parameters=some)
+                made = make(parallel, TASKS, method=method)
+
+                def losses_at(step, parallel=parallel, some=some):
+                    losses = losses_of(parallel, step, rank, partial=False)
+                    if some and (rank + step) % 2:
+                        losses[1] = None
+                    return dict(zip(TASKS, losses, strict=True))
+
+                found[way, name, some] = train(network, made, losses_at)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    run_on_ranks(train_in_parallel, 2, folder)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def train_alone(method, make, *, some: bool):
+    """The same loop in one process, on the batches of both ranks together."""
+    network = network_for(method)
+    made = make(network, TASKS, method=method)
+
+    def losses_at(step):
+        parts = [data(step, rank) for rank in range(2)]
+        outputs = network(torch.cat([tokens for tokens, _ in parts]))
+        labels = torch.cat([labels for _, labels in parts], dim=1)
+        losses = {task: F.cross_entropy(outputs[at], labels[at]) for at, task in enumerate(TASKS)}
+        if some:
+            half = len(labels[1]) // 2
+            rows = slice(half) if step % 2 == 0 else slice(half, None)
+            losses["b"] = F.cross_entropy(outputs[1][rows], labels[1][rows])
+        return losses
+
+    return train(network, made, losses_at)
+
+
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("way", WAYS)
+def test_ranks_train_as_one_process_with_their_batches_does(found, way, name, some):
+    if (name, some) == ("joint", True):
+        pytest.skip("plain joint steps are DistributedDataParallel's own: every rank takes the mean of what it has")
+    expected = train_alone(METHODS[name], WAYS[way], some=some)
+    for rank in range(2):
+        for mine, alone in zip(found[rank][way, name, some], expected, strict=True):
+            torch.testing.assert_close(mine, alone, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_measured_steps_train_as_the_others_do(name):
+    """The profiler, which measures every other step, and Updates, which measures none, make the same network."""
+
+    def losses_at(network):
+        return lambda step: dict(zip(TASKS, losses_of(network, step, 0, partial=False), strict=True))
+
+    made = []
+    for make in WAYS.values():
+        network = make_network()
+        made.append(train(network, make(network, TASKS, method=name), losses_at(network)))
+    for mine, own in zip(*made, strict=True):
+        torch.testing.assert_close(mine, own, rtol=1e-9, atol=1e-11)
+
+
+def test_the_scores_name_the_method():
+    network = make_network()
+    profiler = recon_cli.ConflictProfiler(network, TASKS, every=1, method={"name": "cagrad", "parameters": {"c": 0.5}})
+    profiler.backward(dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True)))
+    method = profiler.scores().method
+    assert (method.name, method.parameters) == ("cagrad", {"c": 0.5})
+
+
+def test_a_profilers_saved_state_holds_what_the_rule_has_learned():
+    network = make_network()
+    profiler = recon_cli.ConflictProfiler(network, TASKS, every=2, method="gradnorm")
+
+    def step(profiler, network, at):
+        profiler.backward(dict(zip(TASKS, losses_of(network, at, 0, partial=False), strict=True)))
+
+    for at in range(3):
+        step(profiler, network, at)
+    other = make_network()
+    goes_on = recon_cli.ConflictProfiler(other, TASKS, every=2, method="gradnorm")
+    goes_on.load_state_dict(profiler.state_dict())
+    for each in (network, other):
+        each.zero_grad()
+    step(profiler, network, 3)
+    step(goes_on, other, 3)
+    pairs = zip(network.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(mine.grad, own.grad) for mine, own in pairs)
+    assert goes_on.scores() == profiler.scores()
+
+
+def test_attention_is_differentiated_twice_where_it_runs_as_it_was_written():
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(4, 2, batch_first=True)
+    x = torch.rand(2, 3, 4)
+
+    def losses():
+        y, _ = layer(x, x, x, need_weights=False)
+        return {"a": y.square().mean(), "b": y[..., 0].mean()}
+
+    updates = recon_cli.Updates(layer, ["a", "b"], "cosreg")
+    with pytest.raises(ReconError, match="cannot be differentiated a second time") as caught:
+        updates.backward(losses())
+    assert "SDPBackend.MATH" in caught.value.hint
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        given = losses()
+    updates.backward(given)
+    assert layer.in_proj_weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([1.0], "a mapping from task to loss is needed"),
+        ({"d": torch.zeros((), requires_grad=True)}, "the losses name `d`"),
+        ({"a": None}, "no task has a loss"),
+        ({"a": torch.zeros(2, requires_grad=True)}, r"has the shape \(2,\); a scalar is needed"),
+        ({"a": torch.zeros(())}, "depends on no trainable parameter"),
+    ],
+)
+def test_losses_that_cannot_be_are_a_clear_error(losses, message):
+    with pytest.raises(ReconError, match=message):
+        recon_cli.Updates(make_network(), TASKS, "mgda").backward(losses)
+
+
+@pytest.mark.parametrize("method", [{"name": "mgda", "per": "network"}, {"nam": "mgda"}, 3])
+def test_a_method_that_cannot_be_is_a_clear_error(method):
+    with pytest.raises(ReconError, match="the method cannot be set so"):
+        recon_cli.Updates(make_network(), TASKS, method)
+
+
+def test_a_foreign_state_is_a_clear_error():
+    updates = recon_cli.Updates(make_network(), TASKS, "mgda")
+    with pytest.raises(ReconError, match="not one of Updates"):
+        updates.load_state_dict({})
