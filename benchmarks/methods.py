@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from recon_cli.rules.registry import RULES, make_rule
-from recon_cli.rules.rule import GradientRule, Observation, Rule, WeightRule
+from recon_cli.rules.rule import GradientRule, Observation, PenaltyRule, Rule, WeightRule
 from recon_cli.zoo.resnet import resnet18
 
 TASKS = (2, 9, 40)
@@ -55,6 +55,13 @@ def use_of(rule: Rule[Any], tasks: int) -> Callable[[], None]:
             rule.combined(gradients, observations[0])
 
         return combine
+    if isinstance(rule, PenaltyRule):
+
+        def penalise() -> None:
+            for seen in observations:
+                rule.slopes(seen)
+
+        return penalise
     assert isinstance(rule, WeightRule)
 
     def weigh() -> None:

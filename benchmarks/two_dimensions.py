@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from recon_cli.rules.registry import RULES, make_rule
-from recon_cli.rules.rule import GradientRule, LossRule, Observation, Rule, WeightRule
+from recon_cli.rules.rule import GradientRule, LossRule, Observation, PenaltyRule, Rule, WeightRule
 
 STARTS = ((-0.85, 0.75), (-0.85, -0.3), (0.9, 0.9))
 STEPS = 20_000
@@ -69,21 +69,38 @@ def losses_at(theta: torch.Tensor) -> torch.Tensor:
     return torch.stack([above * upper_1 + below * lower_1, above * upper_2 + below * lower_2], dim=-1)
 
 
-def gradients_at(theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both losses, [N, 2], and the gradients of each, [N, task, 2]."""
-    theta = theta.detach().requires_grad_()
+def gradients_at(theta: torch.Tensor, *, twice: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both losses, [N, 2], and the gradients of each, [N, task, 2].
+
+    :param theta: [N, 2], of which a gradient can be asked.
+    :param twice: whether the gradients can be differentiated.
+    """
     losses = losses_at(theta)
-    rows = [torch.autograd.grad(losses[:, task].sum(), theta, retain_graph=task == 0)[0] for task in (0, 1)]
+    rows = [
+        torch.autograd.grad(losses[:, task].sum(), theta, retain_graph=True, create_graph=twice)[0] for task in (0, 1)
+    ]
     return losses.detach(), torch.stack(rows, dim=1)
 
 
 def update_of(rule: Rule[Any], rows: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
-    """The update of theta, [2]."""
+    """The update of theta, [2]; of a rule with a penalty that of the losses alone."""
     seen = Observation(losses, rows @ rows.T)
     if isinstance(rule, GradientRule):
         return rule.combined(rows, seen)
+    if isinstance(rule, PenaltyRule):
+        return rule.joint_weights(seen.places) @ rows
     assert isinstance(rule, WeightRule)
     return rule.weights(seen).shared @ rows
+
+
+def penalty_at(rules: Sequence[Rule[Any]], theta: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The gradient of the penalty on gradients that can be differentiated, [N, 2]."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rule, own in zip(rules, rows, strict=True):
+        assert isinstance(rule, PenaltyRule)
+        held = own.detach()
+        total = total + (own * (rule.slopes(Observation(torch.zeros(2), held @ held.T)) @ held)).sum()
+    return torch.autograd.grad(total, theta)[0]
 
 
 def run(method: str, rate: float, steps: int = STEPS) -> Run:
@@ -91,28 +108,30 @@ def run(method: str, rate: float, steps: int = STEPS) -> Run:
     name, parameters = METHODS[method]
     rules = [make_rule(name, ["1", "2"], seed=seed, **parameters) for seed in range(len(STARTS))]
     shift = SHIFT if issubclass(RULES[name], LossRule) else 0.0
-    theta = torch.tensor(STARTS, dtype=torch.float64)
+    theta = torch.tensor(STARTS, dtype=torch.float64, requires_grad=True)
+    twice = issubclass(RULES[name], PenaltyRule)
     optimizer = torch.optim.Adam([theta], lr=rate)
     kept = []
     for step in range(steps):
         if step % KEPT == 0:
-            kept.append(theta.clone())
-        losses, rows = gradients_at(theta)
-        theta.grad = torch.stack(
-            [update_of(rule, *what) for rule, *what in zip(rules, rows, losses + shift, strict=True)]
+            kept.append(theta.detach().clone())
+        losses, rows = gradients_at(theta, twice=twice)
+        penalty = penalty_at(rules, theta, rows) if twice else 0
+        theta.grad = penalty + torch.stack(
+            [update_of(rule, *what) for rule, *what in zip(rules, rows.detach(), losses + shift, strict=True)]
         )
         optimizer.step()
         if "new losses" in RULES[name].NEEDS:
-            for rule, after in zip(rules, losses_at(theta), strict=True):
+            for rule, after in zip(rules, losses_at(theta.detach()), strict=True):
                 rule.after_step(after + shift)
         if (step + 1) % EPOCH == 0:
             for rule in rules:
                 rule.after_epoch()
-    kept.append(theta.clone())
+    kept.append(theta.detach().clone())
     paths = torch.stack(kept, dim=1)
     return Run(
         tuple(tuple((float(a), float(b)) for a, b in path) for path in paths),
-        tuple((float(a), float(b)) for a, b in losses_at(theta)),
+        tuple((float(a), float(b)) for a, b in losses_at(theta.detach())),
     )
 
 

@@ -72,7 +72,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train jointly for some steps, and measure on every shared layer how often the tasks' gradients conflict.
+    """Train for some steps, jointly or by an update rule, and measure on every shared layer how often tasks conflict.
 
     While it runs, a folder beside FILE (scores.run for scores.json) keeps its state. Ctrl-C and SIGTERM let it finish
     the step, save, and end with exit code 130 or 143; the same command with --resume goes on, and ends in the same

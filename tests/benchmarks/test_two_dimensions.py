@@ -22,7 +22,7 @@ from benchmarks.two_dimensions import (
 
 
 def test_the_middle_of_the_pareto_set_is_where_published_code_has_it():
-    theta = torch.tensor([[0.0, -0.83552]], dtype=torch.float64)
+    theta = torch.tensor([[0.0, -0.83552]], dtype=torch.float64, requires_grad=True)
     losses, gradients = gradients_at(theta)
     assert float(losses[0, 0]) == pytest.approx(float(losses[0, 1]))
     # It marks its minimum of the mean of the losses at x = (0, -8.3552).
@@ -42,7 +42,7 @@ def test_the_losses_are_those_of_cagrad_above_and_below():
     assert float(losses[1, 1]) == pytest.approx(float(above) * ((81 + 0.1 * 25) / 10 - 20))
 
 
-@pytest.mark.parametrize("method", ["joint", "famo", "graddrop", "gradops, alpha -2"])
+@pytest.mark.parametrize("method", ["joint", "famo", "graddrop", "cosreg", "gradops, alpha -2"])
 def test_a_rule_goes_down_from_every_point_and_is_drawn(method):
     found = run(method, RATES["theta"], steps=KEPT)
     assert [path[0] for path in found.paths] == list(STARTS)
