@@ -148,6 +148,10 @@ class Batches:
                         f"but {self._position} or more to the run that is to go on"
                     )
 
+    def close(self) -> None:
+        """End the processes that load the data, if there are any."""
+        self._raw = None
+
     def _begin(self) -> Iterator[Any]:
         if self._ranks.size > 1 and not _is_sharded(self._loader):
             return iter(Share(self._loader, self._ranks))

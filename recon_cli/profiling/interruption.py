@@ -39,6 +39,22 @@ class Interrupted(Exception):  # noqa: N818  (it was asked for)
 
 
 @contextmanager
+def unnoticed_workers() -> Iterator[None]:
+    """Let the processes that load data end while the block runs, as nothing waits for them any more.
+
+    PyTorch else raises an error when a signal has ended one, at whatever the main thread is doing then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@contextmanager
 def noticing_signals() -> Iterator[Interruption]:
     """Note the first signal that asks to stop; from then on, and after the block, signals do what they did before."""
     interruption = Interruption()

@@ -28,7 +28,7 @@ from recon_cli.experiment.ranks import Ranks, joined_ranks
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.cosine_log import CosineLog
-from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals
+from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals, unnoticed_workers
 from recon_cli.profiling.keeping import StateKeeper
 from recon_cli.profiling.leaders import leaders
 from recon_cli.profiling.measure import Measurement
@@ -394,6 +394,8 @@ def _keeping(
     try:
         yield
     except Interrupted as interruption:
+        with unnoticed_workers():
+            run.experiment.batches.close()
         if interruption.between_steps and keeper is not None and keeper.save():
             if folder is not None:
                 with suppress(ReconError, OSError):
