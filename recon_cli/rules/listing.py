@@ -23,13 +23,11 @@ def cost_of(needs: Sequence[Need]) -> str:
     """What a step costs beside that of joint training."""
     costs = []
     if "gram" in needs or "gradients" in needs:
-        costs.append("one more backward pass per further task")
-    if "gradients" in needs:
-        costs.append("memory for the gradients of all tasks")
+        costs.append("a backward pass per task, all gradients held")
     if "second derivatives" in needs:
-        costs.append("a backward pass through all of these, and memory for their graph")
+        costs.append("one through all of these")
     if "new losses" in needs:
-        costs.append("one more forward pass")
+        costs.append("a second forward pass")
     return ", ".join(costs) or "nothing"
 
 
