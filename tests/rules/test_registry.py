@@ -51,7 +51,7 @@ def test_the_command_lists_every_rule(recon):
     assert by_name["mgda"]["parameters"][0]["choices"] == ["none", "l2", "loss", "loss+"]
     assert by_name["gradvac"]["parameters"][0]["bounds"] == "> 0 and <= 1"
     assert by_name["joint"]["cost"] == "nothing"
-    assert by_name["famo"]["cost"] == "one more forward pass"
+    assert by_name["famo"]["cost"] == "a second forward pass"
     shown = recon("methods").succeeds().out
     assert all(f"{name} " in shown and rule.PAPER in shown for name, rule in RULES.items())
     assert recon("methods", "-q").succeeds().out == ""
