@@ -26,8 +26,8 @@ class ListedMethod(Record):
     title: str
     kind: str = Field(description="manipulation of gradients, balancing of losses, or regularisation")
     needs: tuple[str, ...] = Field(
-        description="losses, gram (inner products of gradients), gradients, second derivatives, new losses (after the "
-        "step), epochs"
+        description="losses, gram (inner products of gradients), gradients, rotations (of a feature), second "
+        "derivatives, new losses (after the step), epochs"
     )
     cost: str = Field(description="of a step, beside that of joint training")
     published: str = Field(description="the size of the update as published")

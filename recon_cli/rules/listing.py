@@ -22,7 +22,9 @@ def list_methods() -> Methods:
 def cost_of(needs: Sequence[Need]) -> str:
     """What a step costs beside that of joint training."""
     costs = []
-    if "gram" in needs or "gradients" in needs:
+    if "rotations" in needs:
+        costs.append("a backward pass per task down to the feature, and a rotation")
+    elif "gram" in needs or "gradients" in needs:
         costs.append("a backward pass per task, all gradients held")
     if "second derivatives" in needs:
         costs.append("one through all of these")

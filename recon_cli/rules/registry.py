@@ -24,6 +24,7 @@ from recon_cli.rules.nash_mtl import NashMTL
 from recon_cli.rules.pcgrad import PCGrad
 from recon_cli.rules.rgw import RGW
 from recon_cli.rules.rlw import RLW
+from recon_cli.rules.rotograd import RotoGrad
 from recon_cli.rules.rule import Rule, Scale
 from recon_cli.rules.uncertainty import Uncertainty
 
@@ -31,7 +32,7 @@ RULES: dict[str, type[Rule[Any]]] = {
     rule.NAME: rule
     for rule in (
         Joint, RLW, DWA, Uncertainty, GradNorm, IMTLL, IMTL, FAMO,
-        PCGrad, GradVac, GradDrop, RGW, MGDA, CAGrad, NashMTL, AlignedMTL, IMTLG, GradOPS,
+        PCGrad, GradVac, GradDrop, RGW, MGDA, CAGrad, NashMTL, AlignedMTL, IMTLG, GradOPS, RotoGrad,
         CosReg,
     )
 }  # fmt: skip

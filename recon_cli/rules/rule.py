@@ -22,10 +22,11 @@ Kind = Literal["manipulation", "balancing", "regularisation"]
 """A manipulation weighs the gradients of what is shared, and leaves each head its own loss's gradient; balancing weighs
 the losses, those of heads as well; regularisation adds a penalty to them."""
 
-Need = Literal["losses", "gram", "gradients", "second derivatives", "new losses", "epochs"]
+Need = Literal["losses", "gram", "gradients", "rotations", "second derivatives", "new losses", "epochs"]
 """`losses`: their values; `gram`: the inner products of the tasks' gradients; `gradients`: these themselves;
-`second derivatives`: the gradients' own gradient; `new losses`: the losses of the same batch after the step, given to
-`after_step`; `epochs`: a call of `after_epoch` at the end of each."""
+`rotations`: a rotation of the feature for each task, that the gradients turn; `second derivatives`: the gradients' own
+gradient; `new losses`: the losses of the same batch after the step, given to `after_step`; `epochs`: a call of
+`after_epoch` at the end of each."""
 
 
 class NoParameters(Record):
@@ -187,7 +188,7 @@ class GramRule(WeightRule[AnyParameters]):
     """
 
     KIND = "manipulation"
-    NEEDS = ("gram",)
+    NEEDS: ClassVar[tuple[Need, ...]] = ("gram",)
     SUMS: ClassVar[bool] = False
     """Whether, as published, the update for T equal gradients g is T g instead of g."""
 
