@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from recon_cli.checkpoints.diff import diff
     from recon_cli.dataflow.recording import dataflow_of
     from recon_cli.profiling.profiler import ConflictProfiler
+    from recon_cli.updating.rotations import rotated
     from recon_cli.updating.updates import Updates
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "dataflow_of",
     "diff",
     "extract",
+    "rotated",
     "unsplit",
     "verify_network",
 ]
@@ -67,6 +69,7 @@ _HOMES = {
     "branching_plan": "recon_cli.branching.runtime.planning",
     "diff": "recon_cli.checkpoints.diff",
     "extract": "recon_cli.branching.extract",
+    "rotated": "recon_cli.updating.rotations",
     "unsplit": "recon_cli.branching.unsplit",
 }
 

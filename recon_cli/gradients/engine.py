@@ -107,6 +107,7 @@ class GramEngine:
         self._memory = RowMemory()
         self._position_of = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         self._held: list[Route] = []
+        self._held_features: dict[int, ByFeature] = {}
         self._shares = torch.ones(())
 
     @contextmanager
@@ -172,13 +173,14 @@ class GramEngine:
             features = FeatureGrams.of_none(len(self._features.names), tasks, self._device)
             found = LayerGrams(grams, torch.zeros(self._size, tasks, dtype=torch.bool), features)
             self._shares = reach.shares
-            self._held = []
+            self._held, self._held_features = [], {}
             # Of a step that was not combined, or failed.
             self._memory.reset()
             for complete in passes.run():
                 for route in complete:
                     if isinstance(route, ByFeature):
                         features.add(route, reach.shares)
+                        self._held_features[route.number] = route
                     else:
                         self._held.append(route)
                 if in_order:
@@ -195,6 +197,13 @@ class GramEngine:
             features.sum_over(ranks)
             return found
 
+    def feature(self, number: int) -> ByFeature | None:
+        """The gradients with respect to one of the named representations, until `combine`; None if no loss reaches it.
+
+        :param number: its place among them.
+        """
+        return self._held_features.get(number)
+
     def combine(self, weights: torch.Tensor | ParameterWeights, *, accumulate: bool = False) -> None:
         """Fill `.grad` of every parameter with sum_i w_i g_i, from what `backward` without weights left.
 
@@ -209,7 +218,7 @@ class GramEngine:
                 if self._is_own(route):
                     found = found * self._shares if shared is None else shared
                 fill(route.parameters, route.combine(found), accumulate=accumulate)
-        self._held = []
+        self._held, self._held_features = [], {}
         self._memory.reset()
 
     def combine_rows(self, update: ParameterUpdate, *, accumulate: bool = False) -> None:

@@ -16,6 +16,7 @@ from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.disentanglement import SaliencyEntropy, saliency_entropy
 from recon_cli.gradients.graph import Graph
+from recon_cli.gradients.hook import Hook
 from recon_cli.gradients.products import inner_products
 from recon_cli.gradients.routes.by_feature import ByFeature
 
@@ -121,8 +122,10 @@ class Features:
     def watch(self) -> list[RemovableHandle]:
         """Forget what was noted, and note the outputs from now on, until the hooks are removed."""
         self._forget()
+        # Ahead of all other hooks, which may put something else in the output's place.
         return [
-            module.register_forward_hook(partial(self._note, number)) for number, module in enumerate(self._modules)
+            module.register_forward_hook(Hook(partial(self._note, number)), prepend=True)
+            for number, module in enumerate(self._modules)
         ]
 
     def take_routes(self, graph: Graph) -> list[ByFeature]:
@@ -152,7 +155,8 @@ class Features:
                 "but a feature is one tensor",
                 "name a module that returns one",
             )
-        if output.requires_grad:
+        # In a branched network every task's pass has the same output, as long as it is shared.
+        if output.requires_grad and all(output is not known.tensor for known in self._outputs[number]):
             self._outputs[number].append(_Output(output, get_gradient_edge(output)))
 
     def _in_graph(self, number: int, graph: Graph) -> GradientEdge | None:

@@ -100,20 +100,30 @@ class GradientSurrogate:
         self._memory.reset()
         with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
             graph = Graph.behind(losses)
-            graph.check_repeatable()
-            feature = next(iter(self._features.take_routes(graph)), None)
-            if feature is None:
-                raise ReconError(
-                    f"no loss reaches an output of module {quoted(self._module)}",
-                    "name a module that the forward pass calls, and run it within `watching()`",
-                )
-            held = self._split(graph, feature)
+            held = self._find(graph)
+            feature = held.feature
             _run(graph, losses, held)
             self._held = held
             gram = torch.zeros(len(losses), len(losses), dtype=torch.float64, device=losses[0].device)
             at = torch.tensor(feature.reached, device=gram.device)
             gram[at.unsqueeze(1), at] = gram_of(feature).to(gram.device)
             return gram
+
+    @property
+    def gradients(self) -> ByFeature:
+        """The gradients with respect to Z that `backward` found, until `combine`.
+
+        :raises ReconError: if `backward` was not called before.
+        """
+        return self._taken().feature
+
+    def check(self, losses: Sequence[torch.Tensor]) -> None:
+        """Refuse what `backward` would refuse, without a backward pass.
+
+        :param losses: T scalars of one graph.
+        :raises ReconError: if no loss reaches Z, or if one reaches parameters of the trunk on another way as well.
+        """
+        self._find(Graph.behind(losses))
 
     def combine(self, weights: torch.Tensor, heads: torch.Tensor | None = None, *, accumulate: bool = False) -> None:
         """Fill `.grad`: one backward pass from Z through the trunk, which frees its graph.
@@ -127,9 +137,7 @@ class GradientSurrogate:
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         :raises ReconError: if `backward` was not called before.
         """
-        if self._held is None:
-            raise ReconError("there are no gradients to combine", "call `backward(losses)` before each `combine`")
-        held, self._held = self._held, None
+        held, self._held = self._taken(), None
         with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
             own = torch.ones_like(weights) if heads is None else heads
             for routes, factors in ((held.shared, weights), (held.own, own)):
@@ -140,6 +148,22 @@ class GradientSurrogate:
             if not accumulate:
                 fill(held.trunk, [None] * len(held.trunk), accumulate=False)
             torch.autograd.backward([held.feature.edge], [held.feature.weighted_sum(weights)], inputs=held.trunk)
+
+    def _taken(self) -> _Held:
+        if self._held is None:
+            raise ReconError("there are no gradients to combine", "call `backward(losses)` before each `combine`")
+        return self._held
+
+    def _find(self, graph: Graph) -> _Held:
+        """Find Z in the graph, and what lies before and behind it."""
+        graph.check_repeatable()
+        feature = next(iter(self._features.take_routes(graph)), None)
+        if feature is None:
+            raise ReconError(
+                f"no loss reaches an output of module {quoted(self._module)}",
+                "name a module that the forward pass calls, and run it within `watching()`",
+            )
+        return self._split(graph, feature)
 
     def _split(self, graph: Graph, feature: ByFeature) -> _Held:
         """Tell the trunk from the parameters before Z."""

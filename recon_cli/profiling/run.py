@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from recon_cli.profiling.run_folder import RunFolder
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.training import ProfiledTraining
 from recon_cli.sizes import option_bytes
+from recon_cli.updating.rotations import rotated_for
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,9 @@ class _Run:
             allow_code=request.allow_code,
             ranks=ranks,
         )
-        model = self.experiment.model
+        model = rotated_for(self.experiment.model, config.task_names, self._method)
+        # Rotations are no parameters, so that the optimizer stays right.
+        self.experiment = replace(self.experiment, model=model)
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
         self.training = ProfiledTraining(
             self.experiment,

@@ -11,21 +11,25 @@ import torch
 from torch import nn
 
 from recon_cli.artifacts.method import Method
-from recon_cli.errors import ReconError, quoted
+from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.gradients.engine import LayerGrams
 from recon_cli.layers.discovery import Layer, discover_layers
+from recon_cli.rules.rotograd import RotoGrad
 from recon_cli.rules.rule import GradientRule, Need, PenaltyRule
 from recon_cli.updating.groups import Groups
+from recon_cli.updating.rotations import RotatedModel
 from recon_cli.updating.rule_groups import RuleGroups
 from recon_cli.updating.second_forward import SecondForward
 from recon_cli.updating.shared_layers import SharedLayers
 from recon_cli.updating.step import Step
+from recon_cli.updating.turning import Turning
 from recon_cli.updating.ways.by_feature import ByFeature
 from recon_cli.updating.ways.by_gradients import ByGradients
 from recon_cli.updating.ways.by_gram import ByGram
 from recon_cli.updating.ways.by_losses import ByLosses
 from recon_cli.updating.ways.by_penalty import ByPenalty
+from recon_cli.updating.ways.by_rotation import ByRotation
 from recon_cli.updating.ways.way import Measured, Way
 
 NOTHING_MEASURED = Measured()
@@ -62,7 +66,7 @@ class Stepper:
         groups = Groups.of(method, layers)
         self._rules: RuleGroups[Any] = RuleGroups(method, tasks, groups.names, seed)
         self._shared = SharedLayers(layers, self._tasks, groups)
-        self._way = self._choose(model, layers, method, measured)
+        self._way = self._choose(model, tasks, layers, method, measured)
         self._second = SecondForward(model) if "new losses" in self.needs else None
 
     @property
@@ -121,7 +125,7 @@ class Stepper:
 
     def state(self) -> dict[str, Any]:
         """What was learned so far, as plain data and tensors."""
-        return {**self._rules.state(), **self._shared.state()}
+        return {**self._rules.state(), **self._shared.state(), **self._way.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where another stepper of the same network and method was.
@@ -130,8 +134,11 @@ class Stepper:
         """
         self._rules.restore(state)
         self._shared.restore(state)
+        self._way.restore(state)
 
-    def _choose(self, model: nn.Module, layers: Sequence[Layer], method: Method, measured: Measured) -> Way:
+    def _choose(
+        self, model: nn.Module, tasks: Sequence[str], layers: Sequence[Layer], method: Method, measured: Measured
+    ) -> Way:
         rule, rules = self._rules.first, self._rules
         by_losses = {"gram", "gradients"}.isdisjoint(rule.needs)
         if by_losses and (method.groups or method.per == "layer" or method.layers != ["*"]):
@@ -150,6 +157,31 @@ class Stepper:
             return ByPenalty(model, rules, self._shared, measured)
         if isinstance(rule, GradientRule):
             return ByGradients(model, layers, rules, self._shared, measured)
+        if isinstance(rule, RotoGrad):
+            network = _rotated(model, tasks, method)
+            turning = Turning(network, tasks, rule.parameters.learning_rate)
+            return ByRotation(network, layers, rules, self._shared, measured, turning)
         if method.feature is not None:
             return ByFeature(model, layers, rules, self._shared, measured, method.feature)
         return ByGram(model, layers, rules, self._shared, measured)
+
+
+def _rotated(model: nn.Module, tasks: Sequence[str], method: Method) -> RotatedModel:
+    """The network, whose rotations are those that the method is to turn."""
+    rule = quoted(method.name)
+    if method.feature is None:
+        raise ReconError(
+            f"the rule {rule} rotates a feature that all tasks share, and none is named",
+            f"name the module that returns it: `{{name: {method.name}, feature: trunk.pool}}`",
+        )
+    if not isinstance(model, RotatedModel):
+        raise ReconError(
+            f"the network has no rotations for the rule {rule} to turn",
+            f'train `recon_cli.rotated(model, tasks, "{method.feature}")` in its place',
+        )
+    if model.rotated_feature != method.feature or set(model.task_names) != set(tasks):
+        raise ReconError(
+            f"the network is rotated behind {quoted(model.rotated_feature)} for {listed(model.task_names)}, but the "
+            f"rule {rule} is to turn {quoted(method.feature)} for {listed(tasks)}"
+        )
+    return model

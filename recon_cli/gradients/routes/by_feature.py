@@ -56,6 +56,11 @@ class ByFeature(Route):
         """The gradients, flattened over the batch and all else, [n, K]; n = 0 if no task reaches Z."""
         return torch.empty(0, 0) if self._held is None else self._held[: len(self.reached)]
 
+    @property
+    def gradients(self) -> torch.Tensor:
+        """The gradients in the shape of Z, [n, *Z]."""
+        return self.rows.view(-1, *self._shape)
+
     def weighted_sum(self, weights: torch.Tensor) -> torch.Tensor:
         """sum_i w_i dL_i/dZ, in the shape and type of Z.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.routes.by_feature import ByFeature as FeatureGradients
 from recon_cli.gradients.surrogate import GradientSurrogate
 from recon_cli.layers.discovery import Layer
 from recon_cli.rules.rule import WeightRule
@@ -61,7 +63,7 @@ class ByFeature(ByGram):
         if not self._goes_short(measured=measured):
             return super().backward(step, measured=measured)
         gram = self._surrogate.backward([loss for loss in step.in_order if loss is not None])
-        weights = self._rules.weights(gram.unsqueeze(0).cpu(), step, {0})
+        weights = self._weights_by(gram, self._surrogate.gradients, step)
         shared, heads = weights.shared[0, step.present].to(gram.device), weights.heads[step.present].to(gram.device)
         self._surrogate.combine(shared, heads, accumulate=True)
         return None
@@ -72,7 +74,15 @@ class ByFeature(ByGram):
                 f"no loss reaches an output of module {quoted(self._feature)}",
                 "name a module that the forward pass calls",
             )
-        return self._rules.weights(found.features.grams[self._number].unsqueeze(0).cpu(), step, {0})
+        return self._weights_by(found.features.grams[self._number], self.engine.feature(self._number), step)
+
+    def _weights_by(self, gram: torch.Tensor, gradients: FeatureGradients | None, step: Step) -> GroupWeights:  # noqa: ARG002
+        """The weights of a step.
+
+        :param gram: of dL_i/dZ, [P, P].
+        :param gradients: dL_i/dZ itself, as far as it is this rank's.
+        """
+        return self._rules.weights(gram.unsqueeze(0).cpu(), step, {0})
 
     @staticmethod
     def _goes_short(*, measured: bool) -> bool:

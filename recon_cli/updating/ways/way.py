@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -56,6 +56,13 @@ class Way(ABC):
     def forward(self) -> AbstractContextManager[None]:
         """What a forward pass should run in, so that the step's backward passes can be made of it."""
         return nullcontext()
+
+    def state(self) -> dict[str, Any]:
+        """What was learned besides what rules and layers know; plain data and tensors."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:  # noqa: B027  # most ways have nothing to restore
+        """Go on where another one was."""
 
     @abstractmethod
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:

@@ -1,0 +1,74 @@
+"""The gradients with respect to a shared representation Z, and rotations behind it that bring them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from recon_cli.errors import ReconError
+from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.routes.by_feature import ByFeature as FeatureGradients
+from recon_cli.layers.discovery import Layer
+from recon_cli.rules.rule import WeightRule
+from recon_cli.updating.rotations import RotatedModel
+from recon_cli.updating.rule_groups import GroupWeights, RuleGroups
+from recon_cli.updating.shared_layers import SharedLayers
+from recon_cli.updating.step import Step
+from recon_cli.updating.turning import Turning
+from recon_cli.updating.ways.by_feature import ByFeature
+from recon_cli.updating.ways.way import Measured
+
+
+class ByRotation(ByFeature):
+    """Weighs the gradients of the trunk by the Gram matrix of dL_i/dZ, and turns the rotations by them (RotoGrad).
+
+    The rotations are moved in the backward pass already, once the gradients are known: nothing else reads them in a
+    step.
+
+    :param turning: makes the steps of the rotations.
+    """
+
+    def __init__(
+        self,
+        model: RotatedModel,
+        layers: Sequence[Layer],
+        rules: RuleGroups[WeightRule[Any]],
+        shared: SharedLayers,
+        measured: Measured,
+        turning: Turning,
+    ) -> None:
+        super().__init__(model, layers, rules, shared, measured, model.rotated_feature)
+        self._turning = turning
+
+    def watch(self, *, measured: bool) -> None:
+        """Note where Z lies on every step, so that measured ones refuse what the others do."""
+        super().watch(measured=measured)
+        self._surrogate.watch()
+
+    def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
+        """Make one backward pass for each task down to Z, or all the way on a measured step.
+
+        :raises ReconError: if several ranks train the network.
+        """
+        if step.ranks.size > 1:
+            raise ReconError("rotations are turned by the gradients of one process alone", "train in one process")
+        if measured:
+            self._surrogate.check([loss for loss in step.in_order if loss is not None])
+        return super().backward(step, measured=measured)
+
+    def state(self) -> dict[str, Any]:
+        """What the steps of the rotations go on from; the rotations themselves are the network's."""
+        return {"turning": self._turning.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another one was."""
+        self._turning.restore(state["turning"])
+
+    def _weights_by(self, gram: torch.Tensor, gradients: FeatureGradients | None, step: Step) -> GroupWeights:
+        weights = super()._weights_by(gram, gradients, step)
+        assert gradients is not None
+        tasks = [step.present[place] for place in gradients.reached]
+        self._turning.turn(gradients.gradients, tasks, weights.shared[0, tasks])
+        return weights
