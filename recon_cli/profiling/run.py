@@ -191,7 +191,8 @@ class _Run:
             allow_code=request.allow_code,
             ranks=ranks,
         )
-        model = rotated_for(self.experiment.model, config.task_names, self._method)
+        written = self.experiment.model
+        model = rotated_for(written, config.task_names, self._method)
         # Rotations are no parameters, so that the optimizer stays right.
         self.experiment = replace(self.experiment, model=model)
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
@@ -204,6 +205,7 @@ class _Run:
             method=self._method,
             seed=seed,
             memory_limit=_memory_limit(request),
+            written=written,
         )
 
     def align(self, seed: int) -> None:

@@ -38,6 +38,7 @@ class ProfiledTraining:
     :param method: the update rule, and what it sees.
     :param seed: of rules that draw random numbers.
     :param memory_limit: bytes that the gradients of several tasks may take at a time; see `GramEngine`.
+    :param written: the network as it was written, whose data flow is recorded; None if it is what is trained.
     :ivar step: the steps made.
     :ivar labelled: the indices of the tasks that had a label in some step.
     :ivar measured: the indices of those that had one in a measured step.
@@ -56,8 +57,10 @@ class ProfiledTraining:
         method: Method = JOINT,
         seed: int = 0,
         memory_limit: int | None = None,
+        written: nn.Module | None = None,
     ) -> None:
         self._experiment = experiment
+        self._written = experiment.model if written is None else written
         self._measurement = measurement
         self._sampling = sampling
         self._log = log
@@ -157,9 +160,7 @@ class ProfiledTraining:
         try:
             with user_code("the model"):
                 own = Batch(copied(batch.inputs), None)
-                self.flow = record(
-                    self._experiment.model, self._measurement.tasks, lambda: own.call(self._experiment.model)
-                )
+                self.flow = record(self._written, self._measurement.tasks, lambda: own.call(self._written))
         except ReconError as error:
             self.flow_fault = error.message
 

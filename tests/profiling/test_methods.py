@@ -15,6 +15,7 @@ from tests.profiling.test_resume import parts, uninterrupted
 
 METHODS = {
     **{name: name for name in RULES},
+    "rotograd": {"name": "rotograd", "feature": "body"},
     "gradops by layer": {"name": "gradops", "parameters": {"alpha": -1.0}, "per": "layer", "scale": "published"},
     "pcgrad by groups": {"name": "pcgrad", "groups": [["conv", "norm"]]},
     "gradnorm of one layer": {"name": "gradnorm", "layers": ["body.3"]},
@@ -59,6 +60,20 @@ def test_the_option_keeps_the_settings_of_the_config_if_it_names_the_same_rule(r
     for given, alpha in (("gradops", {"alpha": -2.0}), ("mgda", {})):
         recon("profile", path, "-o", f"{given}.json", "--method", given).succeeds()
         assert read_scores(Path(f"{given}.json")).method.parameters == alpha
+
+
+def test_rotations_are_no_layers_and_the_scores_split_the_network_that_was_rotated(recon, config):
+    path = config(method=METHODS["rotograd"], profile={"iterations": 9, "features": ["body"]})
+    recon("profile", path, "-o", "rotated.json").succeeds()
+    recon("profile", path, "-o", "joint.json", "--method", "joint").succeeds()
+    rotated, joint = read_scores(Path("rotated.json")), read_scores(Path("joint.json"))
+    assert [(layer.name, layer.type) for layer in rotated.layers] == [(each.name, each.type) for each in joint.layers]
+    assert rotated.layers != joint.layers
+    assert rotated.flow == joint.flow
+    assert {layer.name for layer in rotated.unranked} - {layer.name for layer in joint.unranked} == {"rotations.tasks"}
+    torch.save(networks.two_tasks().state_dict(), "model.pt")
+    recon("rank", "rotated.json", "-o", "ranking.json").succeeds()
+    recon("split", "model.pt", "--ranking", "ranking.json", "--top-k", 2, "-o", "branched.pt").succeeds()
 
 
 def test_a_run_by_another_rule_is_not_gone_on_with(recon, config):
@@ -107,6 +122,8 @@ def test_what_a_rule_has_to_say_is_shown(recon, config):
         ({"name": "mgda", "per": "layer", "groups": [["conv"]]}, "contradict each other"),
         ({"name": "mgda", "feature": "body", "per": "layer"}, "one rule sees the gradients of this alone"),
         ({"name": "mgda", "groups": [[]]}, "names no layer"),
+        ("rotograd", "the rule `rotograd` rotates a feature that all tasks share, and none is named"),
+        ({"name": "rotograd", "feature": "boby"}, "the network has no module `boby` hint: did you mean `body`?"),
     ],
 )
 def test_a_method_that_cannot_be_is_a_clear_error(recon, config, method, words):

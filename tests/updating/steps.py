@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from recon_cli.rules.registry import make_rule
+from recon_cli.rules.registry import RULES, make_rule
 from recon_cli.rules.rule import GradientRule, Observation, PenaltyRule, Rule
 
 TASKS = ("a", "b", "c")
+RULES_FOR_ANY = [name for name, rule in RULES.items() if "rotations" not in rule.NEEDS]
+"""All rules but those that need a network of their own kind."""
 
 
 class Network(nn.Module):

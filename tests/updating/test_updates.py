@@ -13,14 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 import recon_cli
 from recon_cli.errors import ReconError
-from recon_cli.rules.registry import RULES
 from tests.profiling.test_ranks import data, losses_of, make_network
 from tests.ranks import run_on_ranks
+from tests.updating.steps import RULES_FOR_ANY
 
 TASKS = ["a", "b", "c"]
 STEPS = 4
 METHODS = {
-    **{name: name for name in RULES},
+    **{name: name for name in RULES_FOR_ANY},
     "mgda by layer": {"name": "mgda", "per": "layer"},
     "aligned-mtl of a feature": {"name": "aligned-mtl", "feature": "trunk"},
 }
@@ -118,7 +118,7 @@ def test_ranks_train_as_one_process_with_their_batches_does(found, way, name, so
             torch.testing.assert_close(mine, alone, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", RULES_FOR_ANY)
 def test_measured_steps_train_as_the_others_do(name):
     """The profiler, which measures every other step, and Updates, which measures none, make the same network."""
 
