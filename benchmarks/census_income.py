@@ -30,7 +30,8 @@ from torch.nn import functional as F
 from recon_cli.datasets.census_income import TASKS, CensusIncome, Part, census_income, small_census_income
 from recon_cli.experiment.metrics import area_under_curve
 from recon_cli.rules.registry import RULES
-from recon_cli.updating.updates import Updates
+from recon_cli.updating.rotations import rotated_for
+from recon_cli.updating.updates import Updates, method_of
 from recon_cli.zoo import census_mlp
 
 BATCH = 1024
@@ -40,9 +41,15 @@ SEEDS = (0, 1, 2)
 ALPHAS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0)
 PARAMETERS: dict[str, dict[str, Any]] = {"cagrad": {"c": 0.5}, "gradnorm": {"alpha": 1.5}}
 """What the paper found best for these rules."""
+FEATURES = {"rotograd": "dropout"}
+"""What rules see instead of the gradients of the trunk."""
 
 METHODS: dict[str, dict[str, Any]] = {
-    **{name: {"name": name, "parameters": PARAMETERS.get(name, {})} for name in RULES if name != "gradops"},
+    **{
+        name: {"name": name, "parameters": PARAMETERS.get(name, {}), "feature": FEATURES.get(name)}
+        for name in RULES
+        if name != "gradops"
+    },
     **{f"gradops, alpha {alpha:g}": {"name": "gradops", "parameters": {"alpha": alpha}} for alpha in ALPHAS},
 }
 
@@ -82,7 +89,7 @@ def losses_on(model: nn.Module, data: CensusIncome, rows: torch.Tensor) -> dict[
 def train(data: CensusIncome, method: Mapping[str, Any], epochs: int, seed: int) -> nn.Module:
     """Train the network by a method."""
     torch.manual_seed(seed)
-    model = census_mlp(data.features)
+    model = rotated_for(census_mlp(data.features), TASKS, method_of(method))
     updates = Updates(model, TASKS, method, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     order = torch.Generator().manual_seed(seed)

@@ -38,6 +38,7 @@ PARETO = ((-0.7, -0.8435), (0.0, -0.8355), (0.7, -0.8435))
 
 DOCS = Path(__file__).parents[1] / "docs"
 
+# RotoGrad has no feature to rotate here.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {"c": 0.5} if name == "cagrad" else {}) for name in RULES if name not in ("gradops", "rotograd")},
     **{f"gradops, alpha {alpha:g}": ("gradops", {"alpha": alpha}) for alpha in (-5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0)},

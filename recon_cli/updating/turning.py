@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from recon_cli.gradients.products import in_single_precision
-from recon_cli.updating.rotations import RotatedModel, rotated_last
+from recon_cli.experiment.ranks import Ranks
+from recon_cli.updating.rotations import RotatedModel
 
 _FIRST = 0.9
 _SECOND = 0.999
@@ -48,20 +48,28 @@ class Turning:
         self._rate = rate
         self._moments: dict[str, _Moments] = {}
 
-    def turn(self, gradients: torch.Tensor, tasks: Sequence[int], weights: torch.Tensor) -> None:
+    def turn(
+        self, rows: Mapping[int, torch.Tensor], weights: torch.Tensor, turned: Sequence[int], ranks: Ranks
+    ) -> None:
         """Make one step.
 
-        :param gradients: of Z, [n, *Z].
-        :param tasks: whose they are, n of them; the rotations of others stay as they are.
-        :param weights: of these gradients in the update, [n].
+        :param rows: the gradients of that part of Z which is this rank's, by task, [positions, d]; their sums over the
+            ranks are the tasks' gradients.
+        :param weights: of the gradients in the update, [T].
+        :param turned: the tasks whose rotations make a step, the same on all ranks.
+        :param ranks: the processes that train the network together.
         """
         if self._rate == 0:
             return
-        rows = in_single_precision(rotated_last(gradients))
-        update = torch.tensordot(weights.to(rows), rows, 1)
-        for task, row in zip(tasks, rows, strict=True):
-            product = update.T @ row
-            self._step(self._tasks[task], product - product.T)
+        device = next(iter(rows.values())).device
+        # Products would be rounded to half precision in an autocast context that is still open.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            update = torch.stack([float(weights[task]) * row for task, row in rows.items()]).sum(0)
+            nothing = update.new_zeros(update.shape[-1], update.shape[-1])
+            products = [update.T @ rows[task] if task in rows else nothing.clone() for task in turned]
+            ranks.sum(products)
+            for task, product in zip(turned, products, strict=True):
+                self._step(self._tasks[task], product - product.T)
 
     def state(self) -> dict[str, Any]:
         """What Adam has learned; plain data and tensors."""

@@ -167,7 +167,7 @@ def test_every_step_is_that_of_the_network_with_explicit_rotations(shape, rate, 
         for task in TASKS:
             mine = ours.rotation(task)
             if mine is None:
-                assert rate == 0 or (task == "b" and step == 0)
+                assert rate == 0 or (task, step) == ("b", 0)
                 assert torch.equal(theirs.bases[task], torch.eye(5))
             else:
                 torch.testing.assert_close(mine, theirs.bases[task], rtol=0, atol=1e-10)
@@ -261,6 +261,22 @@ def test_rotations_do_not_depend_on_the_size_of_the_losses(size):
         turned.append(rotations_of(network))
     assert (turned[0] - torch.eye(5)).abs().max() > 1e-3
     torch.testing.assert_close(turned[1], turned[0], rtol=0, atol=1e-6)
+
+
+def test_rotations_are_not_rounded_to_half_precision():
+    network = recon_cli.rotated(make_network().float(), TASKS, "trunk.out")
+    updates = recon_cli.Updates(network, TASKS, METHOD)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for step in range(3):
+            x, labels = batch(step)
+            outputs = network(x.float())
+            assert outputs["a"].dtype == torch.bfloat16
+            updates.backward({t: F.cross_entropy(outputs[t], labels[at]) for at, t in enumerate(TASKS)})
+            descend(network)
+    rotations = rotations_of(network)
+    assert rotations.dtype == torch.float32
+    torch.testing.assert_close(rotations @ rotations.mT, torch.eye(5).expand(3, 5, 5), rtol=0, atol=1e-5)
+    assert (rotations - torch.eye(5)).abs().max() > 1e-3
 
 
 def mean_cosine(z, losses):

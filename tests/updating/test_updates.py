@@ -23,6 +23,7 @@ METHODS = {
     **{name: name for name in RULES_FOR_ANY},
     "mgda by layer": {"name": "mgda", "per": "layer"},
     "aligned-mtl of a feature": {"name": "aligned-mtl", "feature": "trunk"},
+    "rotograd": {"name": "rotograd", "feature": "trunk", "parameters": {"learning_rate": 0.05}},
 }
 WAYS = {"updates": recon_cli.Updates, "profiler": partial(recon_cli.ConflictProfiler, every=2)}
 
@@ -45,7 +46,8 @@ def network_for(method):
     if "feature" not in method:
         return make_network()
     torch.manual_seed(5)
-    return Untied().double()
+    network = Untied().double()
+    return recon_cli.rotated(network, TASKS, "trunk") if "rotograd" in method.values() else network
 
 
 def train(network, made, losses_at):
@@ -57,7 +59,7 @@ def train(network, made, losses_at):
         optimizer.step()
         made.after_step(lambda step=step: losses_at(step))
         made.after_epoch()
-    return [parameter.detach() for parameter in network.parameters()]
+    return [*(parameter.detach() for parameter in network.parameters()), *network.buffers()]
 
 
 def train_in_parallel(rank: int, size: int, folder: str) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from recon_cli.errors import ReconError
 from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.products import in_single_precision
 from recon_cli.gradients.routes.by_feature import ByFeature as FeatureGradients
 from recon_cli.layers.discovery import Layer
 from recon_cli.rules.rule import WeightRule
-from recon_cli.updating.rotations import RotatedModel
+from recon_cli.updating.rotations import RotatedModel, rotated_last
 from recon_cli.updating.rule_groups import GroupWeights, RuleGroups
 from recon_cli.updating.shared_layers import SharedLayers
 from recon_cli.updating.step import Step
@@ -43,19 +43,15 @@ class ByRotation(ByFeature):
         self._turning = turning
 
     def watch(self, *, measured: bool) -> None:
-        """Note where Z lies on every step, so that measured ones refuse what the others do."""
+        """Note where Z lies on every step, so that the same is refused on all of them."""
         super().watch(measured=measured)
         self._surrogate.watch()
 
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
-        """Make one backward pass for each task down to Z, or all the way on a measured step.
-
-        :raises ReconError: if several ranks train the network.
-        """
-        if step.ranks.size > 1:
-            raise ReconError("rotations are turned by the gradients of one process alone", "train in one process")
-        if measured:
-            self._surrogate.check([loss for loss in step.in_order if loss is not None])
+        """Make one backward pass for each task down to Z, or all the way if there is no shorter one."""
+        if not self._goes_short(measured=measured):
+            with step.ranks.together():
+                self._surrogate.check([loss for loss in step.in_order if loss is not None])
         return super().backward(step, measured=measured)
 
     def state(self) -> dict[str, Any]:
@@ -68,7 +64,11 @@ class ByRotation(ByFeature):
 
     def _weights_by(self, gram: torch.Tensor, gradients: FeatureGradients | None, step: Step) -> GroupWeights:
         weights = super()._weights_by(gram, gradients, step)
+        # Each rank has looked whether one of its losses reaches Z.
         assert gradients is not None
         tasks = [step.present[place] for place in gradients.reached]
-        self._turning.turn(gradients.gradients, tasks, weights.shared[0, tasks])
+        rows = in_single_precision(rotated_last(gradients.gradients))
+        parts = {task: row / step.counts[task] for task, row in zip(tasks, rows, strict=True)}
+        turned = [task for task, square in zip(step.present, gram.diagonal().tolist(), strict=True) if square > 0]
+        self._turning.turn(parts, weights.shared[0], turned, step.ranks)
         return weights
