@@ -6,11 +6,13 @@ import copy
 import io
 import pickle
 import re
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import recon_cli
 from recon_cli.artifacts.method import Method
@@ -197,6 +199,28 @@ def test_at_first_nothing_is_turned_and_the_trunk_always_runs_once():
     # Each task's pass goes by, with what the first one has computed.
     assert len(calls) == 15
     assert all(calls[at] is calls[at - at % 3] for at in range(15))
+
+
+class Counting(TorchDispatchMode):
+    """Counts linear layers, which add a bias to a product, and products alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_runs_each_head_for_its_own_task_alone():
+    network = recon_cli.rotated(make_network(), TASKS, "trunk.out")
+    updates = train(network, range(3))
+    with Counting() as counting:
+        losses = losses_of(network, 3)
+    updates.backward(losses)
+    assert counting.found[torch.ops.aten.addmm.default] == 1 + 2 * len(TASKS)
+    assert counting.found[torch.ops.aten.mm.default] == len(TASKS)
 
 
 def run(network, x):
