@@ -119,8 +119,11 @@ def reference() -> list[dict[str, dict[tuple[str, str], float]]]:
 class GivenBatches:
     restarts = 0
 
-    def __iter__(self):
-        return iter(make_batches())
+    def __init__(self) -> None:
+        self._batches = iter(make_batches())
+
+    def __next__(self):
+        return next(self._batches)
 
 
 def measured(severities: list[float]) -> Measurement:
