@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from recon_cli._version import __version__
-from recon_cli.errors import ReconError
+from recon_cli.errors import NonFiniteError, ReconError
 
 if TYPE_CHECKING:
     from recon_cli.artifacts.cosines import Cosines
@@ -36,6 +36,7 @@ __all__ = [
     "Cosines",
     "Dataflow",
     "Manifest",
+    "NonFiniteError",
     "Ranking",
     "ReconError",
     "Scores",

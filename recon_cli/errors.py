@@ -21,6 +21,10 @@ class ReconError(Exception):
         self.hint = hint
 
 
+class NonFiniteError(ReconError):
+    """A loss or a gradient is NaN or infinite, so that no update can be made; `.grad` is as it was."""
+
+
 class SharedError(ReconError):
     """An error of one of several processes that all of them raise; one of them tells it."""
 

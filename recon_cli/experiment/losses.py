@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from recon_cli.config.schema import TaskSection
-from recon_cli.errors import ReconError, did_you_mean, quoted
+from recon_cli.errors import NonFiniteError, ReconError, did_you_mean, quoted
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.targets import find_target, user_code
 from recon_cli.outputs import output_of
@@ -81,13 +81,13 @@ def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration
     """Refuse losses that are NaN or infinite.
 
     :param iteration: the iteration, counted from 0.
-    :raises ReconError: naming the task and the iteration.
+    :raises NonFiniteError: naming the task and the iteration.
     """
     # One transfer for all losses: each would stop the device.
     values = torch.stack([loss.detach().double() for loss in losses]).tolist()
     for task, value in zip(tasks, values, strict=True):
         if value - value != 0:
-            raise ReconError(
+            raise NonFiniteError(
                 f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
                 "lower the learning rate, or look at that task's labels",
             )

@@ -17,7 +17,7 @@ from recon_cli.artifacts.document import first_problem
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
-from recon_cli.errors import ReconError, listed
+from recon_cli.errors import NonFiniteError, ReconError, listed
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
 from recon_cli.experiment.ranks import Ranks
@@ -119,20 +119,27 @@ class ConflictProfiler:
         """What the rule had to say of steps, such as that it left nothing of the gradients, and of how many."""
         return self._stepper.notes
 
-    def backward(self, losses: Mapping[str, torch.Tensor | None]) -> None:
+    def backward(self, losses: Mapping[str, torch.Tensor | None], *, scale: float = 1.0) -> None:
         """Add the update to `.grad`, for joint training the gradient of the mean of the losses; and count the conflicts
         if this step is sampled.
 
         :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
-        :raises ReconError: if a task is not known, none has a loss, a loss of a sampled step is NaN or infinite, or a
-            named feature is not one tensor that two tasks share.
+        :param scale: what the losses are multiplied by for the backward passes, as a gradient scaler asks for.
+        :raises NonFiniteError: if a loss of a sampled step is NaN or infinite, or whatever the rule looks at.
+        :raises ReconError: if a task is not known, none has a loss, or a named feature is not one tensor that two tasks
+            share.
         """
         given = losses_by_task(losses, self.tasks)
         check_differentiable(given, self.tasks)
         if self._is_sampled:
             with Ranks.current().together():
                 check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
-        found, step = self._stepper.backward(given, measured=self._is_sampled)
+        try:
+            found, step = self._stepper.backward(given, measured=self._is_sampled, scale=scale)
+        except NonFiniteError:
+            # The step may be made again.
+            self._watch_if_sampled()
+            raise
         if found is not None:
             if len(step.present) == len(self.tasks):
                 self._measurement.check_features(found)

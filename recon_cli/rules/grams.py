@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from recon_cli.errors import ReconError, listed
+from recon_cli.errors import NonFiniteError, listed
 
 RANK = 1e-12
 """Eigenvalues below this part of the largest count as zero. Gradients in float32 that should depend on each other leave
@@ -81,11 +81,11 @@ def check_finite(values: torch.Tensor, tasks: Sequence[str], what: str) -> None:
     """Refuse NaN and infinity.
 
     :param values: [T].
-    :raises ReconError: naming the tasks.
+    :raises NonFiniteError: naming the tasks.
     """
     broken = [task for task, value in zip(tasks, values.tolist(), strict=True) if value - value != 0]
     if broken:
-        raise ReconError(
+        raise NonFiniteError(
             f"the {what} of {listed(broken)} is NaN or infinite, so that no update can be made of it",
             "look for a division by zero, a logarithm of zero, or too high a learning rate",
         )

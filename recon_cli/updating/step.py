@@ -18,19 +18,25 @@ class Step:
 
     Where several ranks train together, a task's loss is its mean over those that have it.
 
-    :ivar losses: a scalar for each task that has one on this rank, by its index.
+    :ivar losses: a scalar for each task that has one on this rank, by its index, multiplied by `scale`.
     :ivar counts: on how many ranks each task has a loss, [T].
     :ivar ranks: the processes that train the network together.
+    :ivar scale: of the losses, and so of all gradients.
     """
 
     losses: Mapping[int, torch.Tensor]
     counts: list[int]
     ranks: Ranks
+    scale: float = 1.0
 
     @classmethod
-    def of(cls, losses: Mapping[int, torch.Tensor], tasks: int, ranks: Ranks) -> Step:
-        """The step, as the ranks see it together."""
-        return cls(losses, ranks.counts([task in losses for task in range(tasks)]), ranks)
+    def of(cls, losses: Mapping[int, torch.Tensor], tasks: int, ranks: Ranks, scale: float = 1.0) -> Step:
+        """The step, as the ranks see it together.
+
+        :param losses: as they are.
+        """
+        scaled = losses if scale == 1 else {task: loss * scale for task, loss in losses.items()}
+        return cls(scaled, ranks.counts([task in losses for task in range(tasks)]), ranks, scale)
 
     @property
     def tasks(self) -> int:
@@ -61,11 +67,11 @@ class Step:
 
     @cached_property
     def values(self) -> torch.Tensor:
-        """The losses' means over the ranks, float64 on the CPU, [T]; zero where there is none."""
+        """The losses' means over the ranks, not scaled, float64 on the CPU, [T]; zero where there is none."""
         values = torch.zeros(self.tasks, dtype=torch.float64, device=self.device if self.ranks.size > 1 else None)
         values[list(self.losses)] = torch.stack([loss.detach() for loss in self.losses.values()]).to(values)
         self.ranks.sum([values])
-        return values.cpu() / torch.tensor(self.counts).clamp(min=1)
+        return values.cpu() / self.scale / torch.tensor(self.counts).clamp(min=1)
 
     def spread(self, gram: torch.Tensor) -> torch.Tensor:
         """A Gram matrix of the tasks that are present, [P, P], as one of all, [T, T], with zeros for the others."""

@@ -95,18 +95,21 @@ class Stepper:
         """Note in the forward pass to come what the step's backward passes need of it."""
         self._way.watch(measured=measured)
 
-    def backward(self, losses: Mapping[int, torch.Tensor], *, measured: bool) -> tuple[LayerGrams | None, Step]:
+    def backward(
+        self, losses: Mapping[int, torch.Tensor], *, measured: bool, scale: float = 1.0
+    ) -> tuple[LayerGrams | None, Step]:
         """Make the backward passes of one step, and add the update to `.grad`.
 
         :param losses: a scalar for each task that has one here, by its index.
         :param measured: whether the step is measured, as `watch` was told.
+        :param scale: what the update is multiplied by in the backward passes already, against underflow.
         :returns: what was measured, of the tasks that have a loss on any rank; and the step.
         :raises ReconError: naming the tasks, if the rule can do nothing with a loss or a gradient.
         """
         self._way.unwatch()
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
-        step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current())
+        step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current(), scale)
         return self._way.backward(step, measured=measured), step
 
     def after_step(self, losses: Callable[[], Mapping[int, torch.Tensor]]) -> None:

@@ -58,17 +58,20 @@ class Updates:
         """What the rule had to say of steps, such as that it left nothing of the gradients, and of how many."""
         return self._stepper.notes
 
-    def backward(self, losses: Mapping[str, torch.Tensor | None]) -> None:
+    def backward(self, losses: Mapping[str, torch.Tensor | None], *, scale: float = 1.0) -> None:
         """Add the update to `.grad`.
 
         :param losses: a scalar for each task; a task without labels in this batch is left out, or None.
-        :raises ReconError: if a task is not known, none has a loss, or the rule can do nothing with a loss or a
-            gradient, as one that is NaN.
+        :param scale: what the losses are multiplied by for the backward passes, as a gradient scaler asks for.
+        :raises NonFiniteError: if a loss or a gradient that the rule looks at is NaN or infinite.
+        :raises ReconError: if a task is not known, none has a loss, or the rule can do nothing with a loss.
         """
         given = losses_by_task(losses, self.tasks)
         check_differentiable(given, self.tasks)
-        self._stepper.backward(given, measured=False)
-        self._stepper.watch(measured=False)
+        try:
+            self._stepper.backward(given, measured=False, scale=scale)
+        finally:
+            self._stepper.watch(measured=False)
 
     def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
         """Let the rule learn from the losses of the same batch after the optimizer's step (FAMO).

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import recon_cli
 from recon_cli.errors import ReconError
+from recon_cli.rules.registry import RULES
 from tests.profiling.test_ranks import data, losses_of, make_network
 from tests.ranks import run_on_ranks
 from tests.updating.steps import RULES_FOR_ANY
@@ -208,3 +209,49 @@ def test_a_foreign_state_is_a_clear_error():
     updates = recon_cli.Updates(make_network(), TASKS, "mgda")
     with pytest.raises(ReconError, match="not one of Updates"):
         updates.load_state_dict({})
+
+
+def losses_by_name(network, step):
+    return dict(zip(TASKS, losses_of(network, step, 0, partial=False), strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gradient_scaler_changes_nothing_but_the_size_of_gradients(way, name):
+    found = []
+    for scale in (1.0, 1024.0):
+        network = network_for(METHODS[name])
+        made = WAYS[way](network, TASKS, method=METHODS[name])
+        for step in range(3):
+            network.zero_grad()
+            made.backward(losses_by_name(network, step), scale=scale)
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    if parameter.grad is not None:
+                        parameter -= 0.1 * parameter.grad / scale
+            made.after_step(partial(losses_by_name, network, step))
+        found.append([parameter.detach() for parameter in network.parameters()])
+    for plain, scaled in zip(*found, strict=True):
+        torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=1e-8)
+
+
+LOOKING = [name for name in RULES_FOR_ANY if {"gram", "gradients"} & set(RULES[name].NEEDS)]
+DRAWING = ("pcgrad", "gradvac", "rgw", "graddrop")
+
+
+@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_that_overflows_is_an_error_after_which_the_next_one_is_right(way, name):
+    found = []
+    for overflows in (False, True):
+        network = make_network()
+        made = WAYS[way](network, TASKS, method=name)
+        if overflows:
+            with pytest.raises(recon_cli.NonFiniteError):
+                made.backward(losses_by_name(network, 0), scale=torch.inf)
+            assert all(parameter.grad is None for parameter in network.parameters())
+        made.backward(losses_by_name(network, 0))
+        found.append([parameter.grad for parameter in network.parameters()])
+    if name not in DRAWING:
+        for plain, after in zip(*found, strict=True):
+            torch.testing.assert_close(after, plain)

@@ -10,6 +10,7 @@ from torch import nn
 
 from recon_cli.gradients.engine import LayerGrams
 from recon_cli.layers.discovery import Layer
+from recon_cli.rules.grams import check_finite
 from recon_cli.rules.rule import GradientRule
 from recon_cli.updating.rule_groups import RuleGroups
 from recon_cli.updating.shared_layers import SharedLayers
@@ -31,8 +32,11 @@ class ByGradients(GradientWay):
         super().__init__(model, layers, shared, measured, measured.features, whole=True)
         self._rules = rules
 
-    def _update(self, found: LayerGrams, step: Step) -> None:  # noqa: ARG002  # the gradients are held by the engine
+    def _update(self, found: LayerGrams, step: Step) -> None:
         seen = step.observation()
+        # Before anything is filled.
+        squares = found.grams[self._shared.is_shared].diagonal(dim1=1, dim2=2).sum(0).cpu()
+        check_finite(squares, [self._rules.first.tasks[task] for task in step.present], "gradient")
         heads = self._rules.joint_weights(step)[step.present].to(step.device)
         groups = self._shared.groups_of_parameters()
 

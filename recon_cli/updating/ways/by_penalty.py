@@ -37,7 +37,7 @@ class ByPenalty(Way):
         """Make one backward pass for each task, and one through all of them."""
         weights = self._rules.joint_weights(step)
         with second_derivatives():
-            penalty = self._penalty(step)
+            penalty = step.scale * self._penalty(step)
             if not measured:
                 backward_over_ranks(self._model, step.weighted(weights) + penalty, step.ranks)
                 return None
