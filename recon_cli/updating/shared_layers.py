@@ -18,9 +18,11 @@ class SharedLayers:
     :param layers: all layers of the network, L of them.
     :param tasks: the number of tasks, T.
     :param groups: the groups of the layers.
+    :ivar parameters: those of all layers.
     """
 
     def __init__(self, layers: Sequence[Layer], tasks: int, groups: Groups) -> None:
+        self.parameters = [parameter for layer in layers for parameter in layer.parameters.values()]
         self._layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters.values()}
         self._groups = groups
         self._reached = torch.zeros(len(layers), tasks, dtype=torch.bool)
@@ -54,9 +56,13 @@ class SharedLayers:
         """The groups that have a shared layer."""
         return set(self._groups.of_layer[self.is_shared].tolist())
 
-    def groups_of_parameters(self) -> dict[int, int]:
-        """The group of each parameter of a shared layer, by the parameter's identity."""
-        groups, shared = self._groups.of_layer.tolist(), self.is_shared.tolist()
+    def groups_of_parameters(self, *, looked_at: bool = False) -> dict[int, int]:
+        """The group of each parameter of a shared layer, by the parameter's identity.
+
+        :param looked_at: whether only those whose gradients the rules see are wanted.
+        """
+        seen = self.is_shared & self._groups.looked_at if looked_at else self.is_shared
+        groups, shared = self._groups.of_layer.tolist(), seen.tolist()
         return {parameter: groups[layer] for parameter, layer in self._layer_of.items() if shared[layer]}
 
     def grams_of_groups(self, grams: torch.Tensor) -> torch.Tensor:
