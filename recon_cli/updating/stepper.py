@@ -139,6 +139,11 @@ class Stepper:
                 f"the rule {quoted(rule.NAME)} looks at losses alone, which are the same for all layers",
                 "leave out `per`, `groups` and `layers`, or take a rule that looks at gradients (`recon methods`)",
             )
+        if isinstance(rule, GradientRule) and method.layers != ["*"]:
+            raise ReconError(
+                f"the rule {quoted(rule.NAME)} makes each entry's update from the gradients of this entry alone",
+                "leave out `layers`, or take a rule whose weights follow from the Gram matrix (`recon methods`)",
+            )
         if method.feature is not None and ("gram" not in rule.needs or isinstance(rule, PenaltyRule)):
             raise ReconError(
                 f"the rule {quoted(rule.NAME)} has no form on the gradients of a feature",

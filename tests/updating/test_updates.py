@@ -196,7 +196,9 @@ def test_losses_that_cannot_be_are_a_clear_error(losses, message):
         recon_cli.Updates(make_network(), TASKS, "mgda").backward(losses)
 
 
-@pytest.mark.parametrize("method", [{"name": "mgda", "per": "network"}, {"nam": "mgda"}, 3])
+@pytest.mark.parametrize(
+    "method", [{"name": "mgda", "per": "network"}, {"name": "mgda", "layers": []}, {"nam": "mgda"}, 3]
+)
 def test_a_method_that_cannot_be_is_a_clear_error(method):
     with pytest.raises(ReconError, match="the method cannot be set so"):
         recon_cli.Updates(make_network(), TASKS, method)
