@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.disentanglement import SaliencyEntropy, saliency_entropy
 from recon_cli.gradients.graph import Graph
+from recon_cli.gradients.hook import Hook
 from recon_cli.gradients.products import inner_products
 from recon_cli.gradients.routes.by_feature import ByFeature
 
@@ -122,7 +122,8 @@ class Features:
         """Forget what was noted, and note the outputs from now on, until the hooks are removed."""
         self._forget()
         return [
-            module.register_forward_hook(partial(self._note, number)) for number, module in enumerate(self._modules)
+            module.register_forward_hook(Hook(self, Features._note, number))
+            for number, module in enumerate(self._modules)
         ]
 
     def take_routes(self, graph: Graph) -> list[ByFeature]:

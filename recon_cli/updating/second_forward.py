@@ -26,7 +26,7 @@ class SecondForward:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._random: dict[str, Any] | None = None
-        model.register_forward_pre_hook(Hook(self._note))
+        model.register_forward_pre_hook(Hook(self, SecondForward._note))
 
     def run(self, losses: Callable[[], _Anything]) -> _Anything:
         """What `losses` gives, which runs the network; nothing is differentiated."""

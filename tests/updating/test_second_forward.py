@@ -75,7 +75,9 @@ def test_passes_without_a_gradient_begin_no_step():
 
 def test_copies_and_files_of_the_network_work_on_their_own():
     network = Noisy()
-    SecondForward(network)
+    second = SecondForward(network)
     x = torch.rand(8, 3)
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert other(x).shape == (8, 3)
+    first = network(x).detach()
+    assert torch.equal(second.run(lambda: network(x)), first)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -202,6 +206,31 @@ def test_losses_that_cannot_be_are_a_clear_error(losses, message):
 def test_a_method_that_cannot_be_is_a_clear_error(method):
     with pytest.raises(ReconError, match="the method cannot be set so"):
         recon_cli.Updates(make_network(), TASKS, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_network_keeps_nothing_of_updates_that_are_gone(method):
+    network = network_for(METHODS[method])
+    updates = recon_cli.Updates(network, TASKS, METHODS[method])
+    updates.backward(dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True)))
+    gone = weakref.ref(updates._stepper._way.engine)
+    del updates
+    gc.collect()
+    assert gone() is None
+    losses_of(network, 1, 0, partial=False)
+
+
+@pytest.mark.parametrize("method", ["mgda", "famo", "aligned-mtl of a feature"])
+def test_copies_and_files_of_the_network_know_nothing_of_updates(method):
+    network = network_for(METHODS[method])
+    updates = recon_cli.Updates(network, TASKS, METHODS[method])
+    losses = losses_of(network, 0, 0, partial=False)
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        sum(losses_of(other, 1, 0, partial=False)).backward()
+    # Only the network's own class is needed to read the file.
+    assert b"recon_cli" not in pickle.dumps(network)
+    updates.backward(dict(zip(TASKS, losses, strict=True)))
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
 def test_a_foreign_state_is_a_clear_error():
