@@ -132,14 +132,17 @@ class ConflictProfiler:
         if self._is_sampled:
             with Ranks.current().together():
                 check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
-        found, step = self._stepper.backward(given, measured=self._is_sampled)
-        if found is not None:
-            if len(step.present) == len(self.tasks):
-                self._measurement.check_features(found)
-            stage = self._sampling.stage(self._step, self._measurement.settings.stages)
-            self._measurement.record(found, stage, step.present)
-        self._step += 1
-        self._watch_if_sampled()
+        try:
+            found, step = self._stepper.backward(given, measured=self._is_sampled)
+            if found is not None:
+                if len(step.present) == len(self.tasks):
+                    self._measurement.check_features(found)
+                stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+                self._measurement.record(found, stage, step.present)
+            self._step += 1
+        finally:
+            # A loop may pass over a step that failed.
+            self._watch_if_sampled()
 
     def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
         """Let the rule learn from the losses after the optimizer's step, as :meth:`recon_cli.Updates.after_step`."""

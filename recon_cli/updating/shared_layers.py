@@ -78,11 +78,14 @@ class SharedLayers:
         """What was learned, as plain data and tensors."""
         return {"reached": self._reached.clone()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what others of the same network have learned.
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what others of another network have learned.
 
         :raises ReconError: if it is another network.
         """
-        if state["reached"].shape != self._reached.shape:
+        if len(state["reached"]) != len(self._reached):
             raise ReconError("the saved state is of another network: it has not as many layers")
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what others of the same network have learned."""
         self._reached.copy_(state["reached"])

@@ -100,10 +100,14 @@ class Stepper:
         :raises ReconError: naming the tasks, if the rule can do nothing with a loss or a gradient.
         """
         self._way.unwatch()
+        if self._second is not None:
+            self._second.close_first()
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
         step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current())
-        return self._way.backward(step, measured=measured), step
+        # As `backward()` itself, wherever it is called.
+        with torch.enable_grad():
+            return self._way.backward(step, measured=measured), step
 
     def after_step(self, losses: Callable[[], Mapping[int, torch.Tensor]]) -> None:
         """Let a rule that needs it learn from the losses of the same batch after the optimizer's step.
@@ -128,6 +132,8 @@ class Stepper:
 
         :raises ReconError: if it was one of another network or method.
         """
+        # Before anything is taken over.
+        self._shared.check(state)
         self._rules.restore(state)
         self._shared.restore(state)
 

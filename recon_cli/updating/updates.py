@@ -67,8 +67,11 @@ class Updates:
         """
         given = losses_by_task(losses, self.tasks)
         check_differentiable(given, self.tasks)
-        self._stepper.backward(given, measured=False)
-        self._stepper.watch(measured=False)
+        try:
+            self._stepper.backward(given, measured=False)
+        finally:
+            # A loop may pass over a step that failed.
+            self._stepper.watch(measured=False)
 
     def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
         """Let the rule learn from the losses of the same batch after the optimizer's step (FAMO).
