@@ -44,6 +44,8 @@ class Method(Record):
             raise ValueError("`layers` are those that one rule for all of them looks at; leave it or the groups out")
         if self.feature is not None and (self.groups or self.per == "layer" or self.layers != ["*"]):
             raise ValueError("with a `feature` one rule sees the gradients of this alone; leave out the layers")
+        if not self.layers:
+            raise ValueError("`layers` names no layer whose gradients are looked at")
         if any(not group for group in self.groups):
             raise ValueError("a group in `groups` names no layer")
         return self

@@ -127,7 +127,7 @@ class GramEngine:
         self.unwatch()
         self._calls = {}
         # Ahead of the user's hooks, which may put something else in the output's place.
-        note = Hook(self._note)
+        note = Hook(self, GramEngine._note)
         self._hooks = [module.register_forward_hook(note, prepend=True) for module in self._watched]
         self._hooks += self._features.watch() if features else []
 

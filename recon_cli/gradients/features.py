@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -124,7 +123,7 @@ class Features:
         self._forget()
         # Ahead of all other hooks, which may put something else in the output's place.
         return [
-            module.register_forward_hook(Hook(partial(self._note, number)), prepend=True)
+            module.register_forward_hook(Hook(self, Features._note, number), prepend=True)
             for number, module in enumerate(self._modules)
         ]
 

@@ -17,7 +17,7 @@ from recon_cli.artifacts.document import first_problem
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import DEFAULT_SEVERITIES, ProfileSection
-from recon_cli.errors import NonFiniteError, ReconError, listed
+from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
 from recon_cli.experiment.ranks import Ranks
@@ -136,17 +136,15 @@ class ConflictProfiler:
                 check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
         try:
             found, step = self._stepper.backward(given, measured=self._is_sampled, scale=scale)
-        except NonFiniteError:
-            # The step may be made again.
+            if found is not None:
+                if len(step.present) == len(self.tasks):
+                    self._measurement.check_features(found)
+                stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+                self._measurement.record(found, stage, step.present)
+            self._step += 1
+        finally:
+            # A loop may pass over a step that failed.
             self._watch_if_sampled()
-            raise
-        if found is not None:
-            if len(step.present) == len(self.tasks):
-                self._measurement.check_features(found)
-            stage = self._sampling.stage(self._step, self._measurement.settings.stages)
-            self._measurement.record(found, stage, step.present)
-        self._step += 1
-        self._watch_if_sampled()
 
     def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
         """Let the rule learn from the losses after the optimizer's step, as :meth:`recon_cli.Updates.after_step`."""

@@ -38,6 +38,18 @@ RULES: dict[str, type[Rule[Any]]] = {
 }  # fmt: skip
 
 
+def find_rule(name: str) -> type[Rule[Any]]:
+    """The rule of a name.
+
+    :raises ReconError: if there is none.
+    """
+    found = RULES.get(name)
+    if found is None:
+        known = f"there are {listed(RULES, len(RULES))}"
+        raise ReconError(f"there is no update rule {quoted(name)}", did_you_mean(name, RULES) or known)
+    return found
+
+
 def make_rule(name: str, tasks: Sequence[str], *, scale: Scale = "mean", seed: int = 0, **parameters: Any) -> Rule[Any]:
     """An update rule for one group of shared parameters.
 
@@ -48,10 +60,7 @@ def make_rule(name: str, tasks: Sequence[str], *, scale: Scale = "mean", seed: i
     :param parameters: of the rule.
     :raises ReconError: if there is no such rule, scale or parameter.
     """
-    found = RULES.get(name)
-    if found is None:
-        known = f"there are {listed(RULES, len(RULES))}"
-        raise ReconError(f"there is no update rule {quoted(name)}", did_you_mean(name, RULES) or known)
+    found = find_rule(name)
     if scale not in get_args(Scale):
         raise ReconError(f"there is no scale {quoted(scale)}", f"there are {listed(get_args(Scale))}")
     if not tasks:

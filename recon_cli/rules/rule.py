@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -340,7 +340,12 @@ def check_above(losses: torch.Tensor, least: float, tasks: Sequence[str], name: 
         )
 
 
-def _validated(name: str, kind: type[Record], parameters: Mapping[str, Any]) -> Record:
+def check_known(name: str, kind: type[Record], parameters: Iterable[str]) -> None:
+    """Refuse parameters that a rule does not have.
+
+    :param kind: its parameters.
+    :raises ReconError: naming them.
+    """
     known = list(kind.model_fields)
     unknown = [parameter for parameter in parameters if parameter not in known]
     if unknown:
@@ -349,6 +354,10 @@ def _validated(name: str, kind: type[Record], parameters: Mapping[str, Any]) -> 
             did_you_mean(unknown[0], known)
             or (f"its {counted(len(known), 'parameter')}: {listed(known)}" if known else "it has none"),
         )
+
+
+def _validated(name: str, kind: type[Record], parameters: Mapping[str, Any]) -> Record:
+    check_known(name, kind, parameters)
     try:
         return kind(**parameters)
     except ValidationError as error:

@@ -23,6 +23,10 @@ def losses_by_task(losses: Mapping[str, torch.Tensor | None], tasks: Sequence[st
     if not given:
         raise ReconError("no task has a loss in this step")
     for index, loss in given.items():
+        if not isinstance(loss, torch.Tensor):
+            raise ReconError(
+                f"the loss of task {quoted(tasks[index])} is a {quoted(type(loss).__name__)}; a scalar tensor is needed"
+            )
         if loss.dim() != 0:
             raise ReconError(
                 f"the loss of task {quoted(tasks[index])} has the shape {tuple(loss.shape)}; a scalar is needed",

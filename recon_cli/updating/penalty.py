@@ -43,27 +43,36 @@ def penalty_loss(
     :param parameters: of which they are.
     :param groups: the places of the parameters whose gradients are penalised, and the group of each, 0 to G - 1.
     """
-    size, first = max(groups.values(), default=0) + 1, parameters[0]
+    size = max(groups.values(), default=0) + 1
     held = {place: _sums([row[place] for row in rows], parameters[place]) for place in groups}
     ranks.sum(held.values())
-    grams = torch.zeros(size, len(rows), len(rows), dtype=torch.float64, device=first.device)
+    device = parameters[0].device
+    grams = torch.zeros(size, len(rows), len(rows), dtype=torch.float64, device=device)
     for place, group in groups.items():
         grams[group] += inner_products(held[place], held[place])
-    matrices = slopes(grams.cpu()).to(first.device)
-    total = torch.zeros((), dtype=torch.promote_types(first.dtype, torch.float32), device=first.device)
+    matrices = slopes(grams.cpu()).to(device)
+    total = torch.zeros((), device=device)
     for place, group in groups.items():
-        pulls = matrices[group].to(first.dtype) @ held[place]
+        # Slopes would overflow, or lose most of their digits, in half precision.
+        precise = torch.promote_types(held[place].dtype, torch.float32)
+        pulls = matrices[group].to(precise) @ held[place].to(precise)
         for row, pull in zip(rows, pulls, strict=True):
             gradient = row[place]
             if gradient is not None:
-                total = total + gradient.flatten() @ pull
+                total = total + _flat(gradient).to(precise) @ pull
     return total
 
 
 def _sums(gradients: Sequence[torch.Tensor | None], parameter: torch.Tensor) -> torch.Tensor:
     """[P, size]."""
     zero = torch.zeros_like(parameter)
-    return torch.stack([(zero if gradient is None else gradient.detach()).flatten() for gradient in gradients])
+    return torch.stack([_flat(zero if gradient is None else gradient.detach()) for gradient in gradients])
+
+
+def _flat(gradient: torch.Tensor) -> torch.Tensor:
+    """All its real numbers, a complex one being two."""
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    return (torch.view_as_real(gradient) if gradient.is_complex() else gradient).flatten()
 
 
 @contextmanager
@@ -75,7 +84,7 @@ def second_derivatives() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "derivative" not in str(error) and "double backward" not in str(error).lower():
+        if not any(words in str(error).lower() for words in ("derivative", "double backward", "differentiate twice")):
             raise
         raise ReconError(
             f"the gradients of the tasks cannot be differentiated a second time, as the method needs it: {error}",

@@ -11,8 +11,8 @@ import torch
 
 from recon_cli.artifacts.method import Method
 from recon_cli.errors import ReconError, quoted
-from recon_cli.rules.registry import make_rule
-from recon_cli.rules.rule import Need, Rule, WeightRule
+from recon_cli.rules.registry import find_rule, make_rule
+from recon_cli.rules.rule import Need, Rule, WeightRule, check_known
 from recon_cli.updating.step import Step
 
 AnyRule = TypeVar("AnyRule", bound=Rule[Any])
@@ -30,6 +30,8 @@ class RuleGroups(Generic[AnyRule]):
     """
 
     def __init__(self, method: Method, tasks: Sequence[str], names: Sequence[str | None], seed: int) -> None:
+        # Before they stand beside the other arguments, which they may be named like.
+        check_known(method.name, find_rule(method.name).PARAMETERS, method.parameters)
         self._method = method
         self._names = names
         self.rules: list[AnyRule] = [

@@ -25,18 +25,22 @@ class SecondForward:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._random: dict[str, Any] | None = None
-        model.register_forward_pre_hook(Hook(self._note))
+        self._noted: dict[str, Any] | None = None
+        self._of_step: dict[str, Any] | None = None
+        # TorchScript refuses it as a method of its own, but calls it.
+        nn.Module.register_forward_pre_hook(model, Hook(self, SecondForward._note))
+
+    def close_first(self) -> None:
+        """The first forward passes of the step are made: what is called next is of another step."""
+        self._of_step, self._noted = self._noted, None
 
     def run(self, losses: Callable[[], _Anything]) -> _Anything:
         """What `losses` gives, which runs the network; nothing is differentiated."""
         with torch.no_grad(), leaving_no_trace(self._model):
-            if self._random is not None:
-                set_random_states(self._random)
-            found = losses()
-        self._random = None
-        return found
+            if self._of_step is not None:
+                set_random_states(self._of_step)
+            return losses()
 
     def _note(self, *_: Any) -> None:
-        if self._random is None and torch.is_grad_enabled():
-            self._random = random_states()
+        if self._noted is None and torch.is_grad_enabled():
+            self._noted = random_states()

@@ -18,9 +18,11 @@ class SharedLayers:
     :param layers: all layers of the network, L of them.
     :param tasks: the number of tasks, T.
     :param groups: the groups of the layers.
+    :ivar parameters: those of all layers.
     """
 
     def __init__(self, layers: Sequence[Layer], tasks: int, groups: Groups) -> None:
+        self.parameters = [parameter for layer in layers for parameter in layer.parameters.values()]
         self._layer_of = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters.values()}
         self._groups = groups
         self._reached = torch.zeros(len(layers), tasks, dtype=torch.bool)
@@ -54,9 +56,13 @@ class SharedLayers:
         """The groups that have a shared layer."""
         return set(self._groups.of_layer[self.is_shared].tolist())
 
-    def groups_of_parameters(self) -> dict[int, int]:
-        """The group of each parameter of a shared layer, by the parameter's identity."""
-        groups, shared = self._groups.of_layer.tolist(), self.is_shared.tolist()
+    def groups_of_parameters(self, *, looked_at: bool = False) -> dict[int, int]:
+        """The group of each parameter of a shared layer, by the parameter's identity.
+
+        :param looked_at: whether only those whose gradients the rules see are wanted.
+        """
+        seen = self.is_shared & self._groups.looked_at if looked_at else self.is_shared
+        groups, shared = self._groups.of_layer.tolist(), seen.tolist()
         return {parameter: groups[layer] for parameter, layer in self._layer_of.items() if shared[layer]}
 
     def grams_of_groups(self, grams: torch.Tensor) -> torch.Tensor:
@@ -72,11 +78,14 @@ class SharedLayers:
         """What was learned, as plain data and tensors."""
         return {"reached": self._reached.clone()}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what others of the same network have learned.
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what others of another network have learned.
 
         :raises ReconError: if it is another network.
         """
-        if state["reached"].shape != self._reached.shape:
+        if len(state["reached"]) != len(self._reached):
             raise ReconError("the saved state is of another network: it has not as many layers")
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what others of the same network have learned."""
         self._reached.copy_(state["reached"])

@@ -107,10 +107,14 @@ class Stepper:
         :raises ReconError: naming the tasks, if the rule can do nothing with a loss or a gradient.
         """
         self._way.unwatch()
+        if self._second is not None:
+            self._second.close_first()
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
         step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current(), scale)
-        return self._way.backward(step, measured=measured), step
+        # As `backward()` itself, wherever it is called.
+        with torch.enable_grad():
+            return self._way.backward(step, measured=measured), step
 
     def after_step(self, losses: Callable[[], Mapping[int, torch.Tensor]]) -> None:
         """Let a rule that needs it learn from the losses of the same batch after the optimizer's step.
@@ -135,6 +139,8 @@ class Stepper:
 
         :raises ReconError: if it was one of another network or method.
         """
+        # Before anything is taken over.
+        self._shared.check(state)
         self._rules.restore(state)
         self._shared.restore(state)
         self._way.restore(state)
@@ -148,6 +154,11 @@ class Stepper:
             raise ReconError(
                 f"the rule {quoted(rule.NAME)} looks at losses alone, which are the same for all layers",
                 "leave out `per`, `groups` and `layers`, or take a rule that looks at gradients (`recon methods`)",
+            )
+        if isinstance(rule, GradientRule) and method.layers != ["*"]:
+            raise ReconError(
+                f"the rule {quoted(rule.NAME)} makes each entry's update from the gradients of this entry alone",
+                "leave out `layers`, or take a rule whose weights follow from the Gram matrix (`recon methods`)",
             )
         if method.feature is not None and ("gram" not in rule.needs or isinstance(rule, PenaltyRule)):
             raise ReconError(

@@ -71,6 +71,7 @@ class Updates:
         try:
             self._stepper.backward(given, measured=False, scale=scale)
         finally:
+            # A loop may pass over a step that failed.
             self._stepper.watch(measured=False)
 
     def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:

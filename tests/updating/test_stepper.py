@@ -190,6 +190,11 @@ def test_a_state_of_another_method_or_network_is_refused():
     [
         ({"name": "pcgrda"}, "there is no update rule `pcgrda`"),
         ({"name": "gradops", "parameters": {"alpa": 1.0}}, "has no parameter `alpa`"),
+        *(
+            ({"name": "gradops", "parameters": {name: 1}}, f"has no parameter `{name}`")
+            for name in ("name", "tasks", "scale", "seed", "self")
+        ),
+        ({"name": "graddrop", "layers": ["conv"]}, "each entry's update from the gradients of this entry alone"),
         ({"name": "rlw", "per": "layer"}, "looks at losses alone"),
         ({"name": "joint", "groups": [["conv"]]}, "looks at losses alone"),
         ({"name": "famo", "feature": "body"}, "has no form on the gradients of a feature"),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import gc
+import pickle
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -191,6 +196,7 @@ def test_attention_is_differentiated_twice_where_it_runs_as_it_was_written():
         ({"d": torch.zeros((), requires_grad=True)}, "the losses name `d`"),
         ({"a": None}, "no task has a loss"),
         ({"a": torch.zeros(2, requires_grad=True)}, r"has the shape \(2,\); a scalar is needed"),
+        ({"a": 1.0}, "is a `float`; a scalar tensor is needed"),
         ({"a": torch.zeros(())}, "depends on no trainable parameter"),
     ],
 )
@@ -199,16 +205,86 @@ def test_losses_that_cannot_be_are_a_clear_error(losses, message):
         recon_cli.Updates(make_network(), TASKS, "mgda").backward(losses)
 
 
-@pytest.mark.parametrize("method", [{"name": "mgda", "per": "network"}, {"nam": "mgda"}, 3])
+@pytest.mark.parametrize(
+    "method", [{"name": "mgda", "per": "network"}, {"name": "mgda", "layers": []}, {"nam": "mgda"}, 3]
+)
 def test_a_method_that_cannot_be_is_a_clear_error(method):
     with pytest.raises(ReconError, match="the method cannot be set so"):
         recon_cli.Updates(make_network(), TASKS, method)
 
 
-def test_a_foreign_state_is_a_clear_error():
+@pytest.mark.parametrize("method", METHODS)
+def test_the_network_keeps_nothing_of_updates_that_are_gone(method):
+    network = network_for(METHODS[method])
+    updates = recon_cli.Updates(network, TASKS, METHODS[method])
+    updates.backward(dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True)))
+    gone = weakref.ref(updates._stepper._way.engine)
+    del updates
+    gc.collect()
+    assert gone() is None
+    losses_of(network, 1, 0, partial=False)
+
+
+@pytest.mark.parametrize("method", ["mgda", "famo", "aligned-mtl of a feature"])
+def test_copies_and_files_of_the_network_know_nothing_of_updates(method):
+    network = network_for(METHODS[method])
+    updates = recon_cli.Updates(network, TASKS, METHODS[method])
+    losses = losses_of(network, 0, 0, partial=False)
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        sum(losses_of(other, 1, 0, partial=False)).backward()
+    # Only the network's own class is needed to read the file.
+    assert b"recon_cli" not in pickle.dumps(network)
+    updates.backward(dict(zip(TASKS, losses, strict=True)))
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loop_may_pass_over_a_step_that_failed(way, method):
+    network, other = network_for(METHODS[method]), network_for(METHODS[method])
+    passing, plain = (WAYS[way](each, TASKS, method=METHODS[method]) for each in (network, other))
+
+    def losses_at(network):
+        return dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True))
+
+    losses = losses_at(network)
+    with contextlib.suppress(ReconError):
+        passing.backward({**losses, "b": losses["b"] * torch.inf})
+    network.zero_grad()
+    # Both have drawn as many random numbers, and learned as much from their steps.
+    passing.load_state_dict(plain.state_dict())
+    passing.backward(losses_at(network))
+    plain.backward(losses_at(other))
+    for mine, own in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, own.grad)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_need_not_be_recorded_around_the_backward_pass(method):
+    found = []
+    for around in (torch.no_grad, contextlib.nullcontext):
+        network = network_for(METHODS[method])
+        updates = recon_cli.Updates(network, TASKS, METHODS[method])
+        losses = dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True))
+        with around():
+            updates.backward(losses)
+        found.append([parameter.grad for parameter in network.parameters()])
+    assert all(torch.equal(mine, own) for mine, own in zip(*found, strict=True))
+
+
+def test_a_foreign_state_is_a_clear_error_and_changes_nothing():
     updates = recon_cli.Updates(make_network(), TASKS, "mgda")
     with pytest.raises(ReconError, match="not one of Updates"):
         updates.load_state_dict({})
+    method = {"name": "gradvac", "per": "layer"}
+    updates = recon_cli.Updates(make_network(), TASKS, method)
+    foreign = recon_cli.Updates(nn.Linear(1, 1), TASKS, method, seed=7).state_dict()
+    before = copy.deepcopy(updates.state_dict())
+    with pytest.raises(ReconError, match="of another network"):
+        updates.load_state_dict(foreign)
+    after = updates.state_dict()
+    generators = zip(before["rules"], after["rules"], strict=True)
+    assert all(torch.equal(one["generator"], other["generator"]) for one, other in generators)
 
 
 def losses_by_name(network, step):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from recon_cli.gradients.engine import GramEngine, LayerGrams
+from recon_cli.gradients.graph import Graph
 from recon_cli.rules.rule import PenaltyRule
 from recon_cli.updating.penalty import penalty_loss, second_derivatives, task_gradients
 from recon_cli.updating.rule_groups import RuleGroups
@@ -45,12 +46,23 @@ class ByPenalty(Way):
         return self.engine.backward(step.in_order, weights[step.present].to(step.device), accumulate=True)
 
     def _penalty(self, step: Step) -> torch.Tensor:
-        parameters = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in self._shared.parameters if parameter.requires_grad]
+        if not parameters:
+            return torch.zeros((), device=step.device)
+        graph = Graph.behind(step.in_order)
+        graph.check_repeatable()
         shares = [step.losses[task] / step.counts[task] if task in step.losses else None for task in step.present]
         rows = task_gradients(shares, parameters)
-        flags = step.ranks.counts([gradient is not None for row in rows for gradient in row])
-        self._shared.note_parameters(parameters, torch.tensor(flags).view(len(rows), -1) > 0, step.present)
-        groups_of = self._shared.groups_of_parameters()
+        # Such nodes give zeros where there is no gradient.
+        merged = [graph.is_merged_before(parameter) for parameter in parameters]
+        flags = [
+            gradient is not None and not (is_merged and not gradient.any())
+            for row in rows
+            for gradient, is_merged in zip(row, merged, strict=True)
+        ]
+        reached = torch.tensor(step.ranks.counts(flags)).view(len(rows), -1) > 0
+        self._shared.note_parameters(parameters, reached, step.present)
+        groups_of = self._shared.groups_of_parameters(looked_at=True)
         groups = {place: groups_of[id(p)] for place, p in enumerate(parameters) if id(p) in groups_of}
 
         def slopes(grams: torch.Tensor) -> torch.Tensor:

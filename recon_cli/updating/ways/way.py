@@ -116,14 +116,20 @@ class GradientWay(Way):
 def backward_over_ranks(model: nn.Module, total: torch.Tensor, ranks: Ranks, *, retain_graph: bool = False) -> None:
     """A backward pass whose gradients are added up over the ranks, and then to those that are there already."""
     if ranks.size == 1:
-        torch.autograd.backward(total, retain_graph=retain_graph)
+        _run_backward(total, retain_graph=retain_graph)
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
-    torch.autograd.backward(total, retain_graph=retain_graph)
+    _run_backward(total, retain_graph=retain_graph)
     ranks.sum_gradients(parameters)
     for parameter, gradient in zip(parameters, before, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+
+def _run_backward(total: torch.Tensor, *, retain_graph: bool) -> None:
+    # A penalty on pairs of tasks is a constant where there is no pair.
+    if total.requires_grad:
+        torch.autograd.backward(total, retain_graph=retain_graph)
