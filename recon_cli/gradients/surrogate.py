@@ -26,15 +26,15 @@ class _Held:
 
     :ivar feature: the gradients with respect to Z.
     :ivar shared: the parameters before Z that several losses reach.
-    :ivar own: those that one loss reaches at most.
-    :ivar trunk: the parameters behind Z.
+    :ivar own: those that one loss reaches at most, and what is none of the network's.
+    :ivar trunk: the parameters behind Z, and what else gradients end at there.
     :ivar awaited: the tasks, as bits, whose way to there a later task crosses.
     """
 
     feature: ByFeature
     shared: list[ByGradient]
     own: list[ByGradient]
-    trunk: list[nn.Parameter]
+    trunk: list[torch.Tensor]
     awaited: int
 
 
@@ -59,7 +59,8 @@ class GradientSurrogate:
     def __init__(self, model: nn.Module, module: str) -> None:
         self._module = module
         self._features = Features(model, [module])
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        # Frozen ones as well, which may be trained later.
+        self._parameters = dict(model.named_parameters())
         self._memory = RowMemory()
         self._held: _Held | None = None
         self._hooks: list[RemovableHandle] = []
@@ -176,17 +177,22 @@ class GradientSurrogate:
             awaited |= tasks ^ (1 << tasks.bit_length() >> 1)
         held = _Held(feature, [], [], [], awaited)
         astray = []
-        for name, parameter in self._parameters.items():
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        # Whatever else gradients end at, such as learned weights of the losses.
+        others = [leaf for key, leaf in graph.leaves.items() if key not in names]
+        for parameter in (*self._parameters.values(), *others):
+            if not parameter.requires_grad:
+                continue
             users = graph.users.get(id(parameter), ())
             if behind.isdisjoint(users):
                 reaching = len(graph.tasks_of(parameter))
                 route = ByGradient(parameter, users, reaching)
                 route.memory = self._memory
-                (held.shared if reaching > 1 else held.own).append(route)
+                (held.shared if reaching > 1 and id(parameter) in names else held.own).append(route)
             elif before.isdisjoint(users):
                 held.trunk.append(parameter)
             else:
-                astray.append(name)
+                astray.append(names.get(id(parameter), "a tensor outside the network"))
         if astray:
             raise ReconError(
                 f"the losses reach {listed(astray, 3)} not only through the output of module {quoted(self._module)}",

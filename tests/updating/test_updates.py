@@ -259,6 +259,31 @@ def test_a_loop_may_pass_over_a_step_that_failed(way, method):
         torch.testing.assert_close(mine.grad, own.grad)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", ["mgda", "aligned-mtl of a feature"])
+def test_learned_weights_of_the_losses_get_their_gradient(way, method):
+    network = network_for(METHODS[method])
+    made = WAYS[way](network, TASKS, method=METHODS[method])
+    scales = torch.arange(3.0, dtype=torch.float64, requires_grad=True)
+    losses = losses_of(network, 0, 0, partial=False)
+    made.backward({t: loss * torch.exp(-s) for t, loss, s in zip(TASKS, losses, scales, strict=True)})
+    own = [loss.item() for loss in losses]
+    # A manipulation leaves what is not shared its joint gradient.
+    torch.testing.assert_close(scales.grad, -torch.tensor(own, dtype=torch.float64) * torch.exp(-scales.detach()) / 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_may_be_trained_later(method):
+    network, other = network_for(METHODS[method]), network_for(METHODS[method])
+    first = next(iter(network.parameters())).requires_grad_(False)
+    updates = recon_cli.Updates(network, TASKS, METHODS[method])
+    first.requires_grad_(True)
+    for each, made in ((network, updates), (other, recon_cli.Updates(other, TASKS, METHODS[method]))):
+        made.backward(dict(zip(TASKS, losses_of(each, 0, 0, partial=False), strict=True)))
+    for mine, own in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, own.grad)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_need_not_be_recorded_around_the_backward_pass(method):
     found = []
