@@ -23,7 +23,7 @@ from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.budget import memory_limit
 from recon_cli.gradients.features import FeatureGrams, Features
-from recon_cli.gradients.graph import Graph, operation_behind
+from recon_cli.gradients.graph import Graph, operation_behind, several_passes
 from recon_cli.gradients.hook import Hook
 from recon_cli.gradients.passes import Passes
 from recon_cli.gradients.reach import Reach
@@ -154,7 +154,7 @@ class GramEngine:
             representation is not one tensor.
         """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
-        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False), several_passes():
             ranks = Ranks.current()
             _check_whole(self._parameters)
             if weights is not None and not accumulate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -133,6 +134,23 @@ class Graph:
                 "the network uses reentrant activation checkpointing, which works with plain `backward()` alone",
                 "pass `use_reentrant=False` to `torch.utils.checkpoint.checkpoint`",
             )
+
+
+@contextmanager
+def several_passes() -> Iterator[None]:
+    """Say what to do where the compiler has made a graph for one backward pass alone.
+
+    :raises ReconError: naming the setting.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "donated buffers" not in str(error):
+            raise
+        raise ReconError(
+            "the network was compiled for a single backward pass, which overwrites what those of further tasks need",
+            "set `torch._functorch.config.donated_buffer = False` before the network is first run",
+        ) from error
 
 
 def ones(bits: int) -> Iterator[int]:

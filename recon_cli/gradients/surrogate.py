@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.gradients.features import Features, gram_of
-from recon_cli.gradients.graph import Graph, Node
+from recon_cli.gradients.graph import Graph, Node, several_passes
 from recon_cli.gradients.routes.by_feature import ByFeature
 from recon_cli.gradients.routes.by_gradient import ByGradient
 from recon_cli.gradients.routes.memory import RowMemory
@@ -99,7 +99,7 @@ class GradientSurrogate:
                 "the gradient surrogate finds the Gram matrix of one process alone", "use it where one process trains"
             )
         self._memory.reset()
-        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False), several_passes():
             graph = Graph.behind(losses)
             held = self._find(graph)
             feature = held.feature

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch._functorch.config
 from torch import nn
 from torch.nn import functional as F
 
@@ -245,3 +246,35 @@ def test_a_network_that_shares_nothing_is_told_when_the_scores_are_asked_for():
     profiler.backward({task: layer(torch.ones(1, 2)).sum() for task, layer in model.items()})
     with pytest.raises(ReconError, match="no layer is shared by two tasks"):
         profiler.scores()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch._dynamo")
+@pytest.mark.parametrize("donated", [True, False])
+def test_measured_and_other_steps_of_a_compiled_network(donated):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    network = nn.ModuleDict(
+        {"trunk": nn.Sequential(nn.Linear(4, 4), nn.Tanh()), "a": nn.Linear(4, 1), "b": nn.Linear(4, 1)}
+    )
+
+    def losses():
+        z = network["trunk"](torch.ones(2, 4))
+        return {task: network[task](z).square().mean() for task in ("a", "b")}
+
+    run = torch.compile(losses, backend="aot_eager")
+    profiler = ConflictProfiler(network, ["a", "b"], every=2)
+
+    def train():
+        with torch._functorch.config.patch(donated_buffer=donated):
+            for _ in range(4):
+                network.zero_grad()
+                profiler.backward(run())
+
+    if donated:
+        # PyTorch's default; the backward pass of the second step may use up what the third step's need.
+        with pytest.raises(ReconError, match="was compiled for a single backward pass") as caught:
+            train()
+        assert "donated_buffer = False" in caught.value.hint
+    else:
+        train()
+        assert profiler.scores().iterations == 2

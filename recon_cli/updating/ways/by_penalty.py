@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from recon_cli.gradients.engine import GramEngine, LayerGrams
-from recon_cli.gradients.graph import Graph
+from recon_cli.gradients.graph import Graph, several_passes
 from recon_cli.rules.rule import PenaltyRule
 from recon_cli.updating.penalty import penalty_loss, second_derivatives, task_gradients
 from recon_cli.updating.rule_groups import RuleGroups
@@ -37,7 +37,7 @@ class ByPenalty(Way):
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
         """Make one backward pass for each task, and one through all of them."""
         weights = self._rules.joint_weights(step)
-        with second_derivatives():
+        with second_derivatives(), several_passes():
             penalty = step.scale * self._penalty(step)
             if not measured:
                 backward_over_ranks(self._model, step.weighted(weights) + penalty, step.ranks)
