@@ -11,6 +11,8 @@ from torch import nn
 from recon_cli.rules.registry import RULES
 from tests import networks
 from tests.conftest import read_scores
+from tests.experiment.programs import WRITERS, write
+from tests.profiling.test_partial_labels import parts as partial_labels
 from tests.profiling.test_resume import parts, uninterrupted
 
 METHODS = {
@@ -112,9 +114,28 @@ def test_what_a_rule_has_to_say_is_shown(recon, config):
     assert "GradOPS leaves nothing of the gradients of `left`, `right`: in 5 steps of 5" in " ".join(shown.err.split())
 
 
+@pytest.mark.parametrize("options", [[], ["--every", 2]])
+@pytest.mark.parametrize("method", RULES)
+def test_batches_that_have_the_labels_of_some_tasks(recon, config, method, options):
+    # The first batch shows no layer to be shared.
+    path = config(**partial_labels(present=("b", "ac", "abc", "c")))
+    recon("profile", path, "-o", "s.json", "--method", method, *options).succeeds()
+    assert read_scores(Path("s.json")).complete
+
+
+@pytest.mark.parametrize("how", WRITERS)
+@pytest.mark.parametrize("method", ["famo", "graddrop", "cosreg"])
+def test_networks_from_files(recon, config, tmp_path, method, how):
+    model = write(how, networks.TwoTasks(), (torch.rand(8, 1, 5, 5),), tmp_path)
+    path = config(model=model, method=method)
+    recon("profile", path, "-o", "s.json", f"--allow-{next(iter(model))}").succeeds()
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
+        ({"name": "gradops", "parameters": {"seed": 1}}, "the rule `gradops` has no parameter `seed`"),
+        ({"name": "mgda", "layers": []}, "`layers` names no layer"),
         ("pcgrda", "there is no update rule `pcgrda`"),
         ({"name": "gradops", "parameters": {"alpha": "much"}}, "the rule `gradops` cannot be set so: `alpha`"),
         ({"name": "gradops", "per": "network"}, "`method.per` should be 'trunk' or 'layer'"),
