@@ -75,7 +75,7 @@ def expected(layer: nn.Module, x: torch.Tensor, tasks: int) -> float:
     kind = next(kind for kind in engine_module._BY_OUTPUT if kind.accepts(layer))
     output = layer(x)
     assert issubclass(kind, ByOutput)
-    call = Call(layer, x, 0, torch.autograd.graph.get_gradient_edge(output), output.shape, output.dtype)
+    call = Call(layer, x, 0, output.shape, output.dtype, torch.autograd.graph.get_gradient_edge(output))
     by_output, by_gradient = kind.costs([call], tasks)
     return by_output / by_gradient
 

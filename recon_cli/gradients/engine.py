@@ -34,7 +34,7 @@ from recon_cli.gradients.routes.convolution import ConvByOutput
 from recon_cli.gradients.routes.embedding import EmbeddingByOutput
 from recon_cli.gradients.routes.linear import LinearByOutput
 from recon_cli.gradients.routes.memory import RowMemory
-from recon_cli.gradients.routes.route import Route, fill
+from recon_cli.gradients.routes.route import ParameterWeights, Route, fill
 from recon_cli.layers.discovery import Layer
 
 _AIM = 64 << 20
@@ -48,9 +48,6 @@ _MARGIN = 0.8
 _OVERRIDABLE = frozenset({"forward", "_conv_forward"})
 
 _BY_OUTPUT: tuple[type[ByOutput], ...] = (LinearByOutput, ConvByOutput, EmbeddingByOutput)
-
-ParameterWeights = Callable[[torch.Tensor], torch.Tensor]
-"""From a parameter to the weights of its task gradients, [T], on its device."""
 
 ParameterUpdate = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
 """From a parameter, the gradients of n tasks, [n, size], and which tasks these are, to an update, [size]."""
@@ -101,7 +98,9 @@ class GramEngine:
         modules = () if whole else model.modules()
         self._watched = {module: kind for module in modules if (kind := _kind(module)) is not None}
         self._features = Features(model, features)
-        self._calls: dict[nn.Module, list[Call]] = {}
+        # Under this key, what is noted of a call lies with its node, so that it goes when the graph does.
+        self._noted = object()
+        self._operations = frozenset(name for kind in _BY_OUTPUT for name in kind.operations)
         self._hooks: list[RemovableHandle] = []
         self._limit = limit
         self._memory = RowMemory()
@@ -125,7 +124,6 @@ class GramEngine:
         :param features: whether the named representations are noted as well.
         """
         self.unwatch()
-        self._calls = {}
         # Ahead of the user's hooks, which may put something else in the output's place.
         note = Hook(self, GramEngine._note)
         self._hooks = [module.register_forward_hook(note, prepend=True) for module in self._watched]
@@ -256,20 +254,18 @@ class GramEngine:
         node = operation_behind(output, weight, self._watched[module].operations)
         if node is not None:
             x = inputs[0].detach()
-            call = Call(module, x, x._version, GradientEdge(node, 0), output.shape, output.dtype)
-            self._calls.setdefault(module, []).append(call)
+            node.metadata[self._noted] = partial(Call, module, x, x._version, output.shape, output.dtype)
 
     def _choose_routes(self, graph: Graph, reach: Reach, *, alone: bool) -> list[Route]:
         routes: list[Route] = []
         taken: set[int] = set()
-        for module, calls in self._calls.items():
+        for module, calls in self._take_calls(graph).items():
             kind = self._watched[module]
             # Other ranks have other inputs, so gradients can only be added up as such.
             if alone and self._may_go_by_output(kind, calls, graph):
                 route = kind(calls, len(graph.tasks_of(calls[0].module.weight)))  # type: ignore[arg-type]
                 routes.append(route)
                 taken |= {id(parameter) for parameter in route.parameters}
-        self._calls = {}
         for parameter, tasks in zip(self._parameters, reach.tasks, strict=True):
             if parameter.requires_grad and id(parameter) not in taken:
                 routes.append(ByGradient(parameter, graph.users.get(id(parameter), ()), len(tasks)))
@@ -278,6 +274,17 @@ class GramEngine:
             if key not in self._position_of:
                 routes.append(ByGradient(leaf, graph.users[key], len(graph.tasks_of(leaf))))
         return routes
+
+    def _take_calls(self, graph: Graph) -> dict[nn.Module, list[Call]]:
+        """The calls that were noted and are part of the graph, in their order; nothing of them is left there."""
+        nodes = [node for node in graph.order if node.name() in self._operations]
+        found: dict[nn.Module, list[Call]] = {}
+        for node in sorted(nodes, key=lambda node: node._sequence_nr()):
+            noted = node.metadata.pop(self._noted, None)
+            if noted is not None:
+                call = noted(GradientEdge(node, 0))
+                found.setdefault(call.module, []).append(call)
+        return found
 
     def _may_go_by_output(self, kind: type[ByOutput], calls: Sequence[Call], graph: Graph) -> bool:
         weight, bias = calls[0].module.weight, getattr(calls[0].module, "bias", None)

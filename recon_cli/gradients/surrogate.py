@@ -17,7 +17,19 @@ from recon_cli.gradients.graph import Graph, Node, several_passes
 from recon_cli.gradients.routes.by_feature import ByFeature
 from recon_cli.gradients.routes.by_gradient import ByGradient
 from recon_cli.gradients.routes.memory import RowMemory
-from recon_cli.gradients.routes.route import Route, fill
+from recon_cli.gradients.routes.route import ParameterWeights, Route, fill
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parameters lie, seen from a representation Z.
+
+    :ivar trunk: those behind Z, and what else gradients end at there.
+    :ivar before: those before Z, and what else gradients end at there, each with the tasks that reach it.
+    """
+
+    trunk: list[torch.Tensor]
+    before: list[tuple[torch.Tensor, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -25,16 +37,13 @@ class _Held:
     """What lies between the backward passes down to Z and the one from there.
 
     :ivar feature: the gradients with respect to Z.
-    :ivar shared: the parameters before Z that several losses reach.
-    :ivar own: those that one loss reaches at most, and what is none of the network's.
-    :ivar trunk: the parameters behind Z, and what else gradients end at there.
+    :ivar before: what takes the gradients of the parameters before Z.
     :ivar awaited: the tasks, as bits, whose way to there a later task crosses.
     """
 
     feature: ByFeature
-    shared: list[ByGradient]
-    own: list[ByGradient]
-    trunk: list[torch.Tensor]
+    layout: Layout
+    before: list[ByGradient]
     awaited: int
 
 
@@ -118,37 +127,49 @@ class GradientSurrogate:
         """
         return self._taken().feature
 
-    def check(self, losses: Sequence[torch.Tensor]) -> None:
-        """Refuse what `backward` would refuse, without a backward pass.
+    @property
+    def layout(self) -> Layout:
+        """Where the parameters lie that `backward` found, until `combine`.
+
+        :raises ReconError: if `backward` was not called before.
+        """
+        return self._taken().layout
+
+    def layout_of(self, losses: Sequence[torch.Tensor]) -> Layout:
+        """Where the parameters lie, without a backward pass.
 
         :param losses: T scalars of one graph.
-        :raises ReconError: if no loss reaches Z, or if one reaches parameters of the trunk on another way as well.
+        :raises ReconError: whenever `backward` would raise one.
         """
-        self._find(Graph.behind(losses))
+        return self._find(Graph.behind(losses)).layout
 
-    def combine(self, weights: torch.Tensor, heads: torch.Tensor | None = None, *, accumulate: bool = False) -> None:
+    def combine(
+        self, weights: torch.Tensor, before: ParameterWeights | None = None, *, accumulate: bool = False
+    ) -> None:
         """Fill `.grad`: one backward pass from Z through the trunk, which frees its graph.
 
-        - The trunk's parameters get sum_i w_i g_i.
-        - Parameters that only one loss reaches, and not by Z, as those of heads, get their own gradient.
-        - Parameters before Z that several losses reach get sum_i w_i g_i too.
+        The trunk's parameters get sum_i w_i g_i.
 
-        :param weights: [T].
-        :param heads: [T], what the gradient of a head is multiplied by; default: 1.
+        :param weights: w, [T].
+        :param before: from a parameter before Z to the weights of its gradients. Default: w for those that several
+            losses reach; the others, as those of heads, get their own gradient.
         :param accumulate: whether to add to the gradients that are there, as `backward()` does.
         :raises ReconError: if `backward` was not called before.
         """
         held, self._held = self._taken(), None
         with torch.no_grad(), torch.autocast(weights.device.type, enabled=False):
-            own = torch.ones_like(weights) if heads is None else heads
-            for routes, factors in ((held.shared, weights), (held.own, own)):
-                for route in routes:
-                    fill(route.parameters, route.combine(factors), accumulate=accumulate)
-            if not held.trunk:
+            for route, (parameter, reaching) in zip(held.before, held.layout.before, strict=True):
+                if before is not None:
+                    factors = before(parameter)
+                else:
+                    factors = weights if len(reaching) > 1 else torch.ones_like(weights)
+                fill(route.parameters, route.combine(factors), accumulate=accumulate)
+            trunk = held.layout.trunk
+            if not trunk:
                 return
             if not accumulate:
-                fill(held.trunk, [None] * len(held.trunk), accumulate=False)
-            torch.autograd.backward([held.feature.edge], [held.feature.weighted_sum(weights)], inputs=held.trunk)
+                fill(trunk, [None] * len(trunk), accumulate=False)
+            torch.autograd.backward([held.feature.edge], [held.feature.weighted_sum(weights)], inputs=trunk)
 
     def _taken(self) -> _Held:
         if self._held is None:
@@ -162,7 +183,7 @@ class GradientSurrogate:
         if feature is None:
             raise ReconError(
                 f"no loss reaches an output of module {quoted(self._module)}",
-                "name a module that the forward pass calls, and run it within `watching()`",
+                "name a module that the forward pass calls",
             )
         return self._split(graph, feature)
 
@@ -175,7 +196,8 @@ class GradientSurrogate:
         for node in before - behind:
             tasks = graph.tasks[node]
             awaited |= tasks ^ (1 << tasks.bit_length() >> 1)
-        held = _Held(feature, [], [], [], awaited)
+        layout = Layout([], [])
+        held = _Held(feature, layout, [], awaited)
         astray = []
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         # Whatever else gradients end at, such as learned weights of the losses.
@@ -185,12 +207,13 @@ class GradientSurrogate:
                 continue
             users = graph.users.get(id(parameter), ())
             if behind.isdisjoint(users):
-                reaching = len(graph.tasks_of(parameter))
-                route = ByGradient(parameter, users, reaching)
+                reaching = graph.tasks_of(parameter)
+                route = ByGradient(parameter, users, len(reaching))
                 route.memory = self._memory
-                (held.shared if reaching > 1 and id(parameter) in names else held.own).append(route)
+                held.before.append(route)
+                layout.before.append((parameter, reaching))
             elif before.isdisjoint(users):
-                held.trunk.append(parameter)
+                layout.trunk.append(parameter)
             else:
                 astray.append(names.get(id(parameter), "a tensor outside the network"))
         if astray:
@@ -216,7 +239,7 @@ def _reached(graph: Graph, starts: Iterable[Node], avoiding: tuple[Node, int] | 
 
 def _run(graph: Graph, losses: Sequence[torch.Tensor], held: _Held) -> None:
     """The backward passes down to Z and to the parameters before it."""
-    used = [route for route in (*held.shared, *held.own) if graph.users.get(id(route.parameters[0]))]
+    used = [route for route in held.before if graph.users.get(id(route.parameters[0]))]
     routes: list[Route] = [held.feature, *used]
     targets = [route.targets[0] for route in routes]
     for task, loss in enumerate(losses):

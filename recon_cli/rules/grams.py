@@ -14,6 +14,9 @@ RANK = 1e-12
 """Eigenvalues below this part of the largest count as zero. Gradients in float32 that should depend on each other leave
 up to 1e-13 by their rounding, which is none of their directions."""
 
+VANISHING = 1e-150
+"""Gradients that are shorter than this part of the longest count as zero: their squares are none beside its own."""
+
 
 @dataclass(frozen=True)
 class Active:
@@ -56,12 +59,13 @@ class Spectrum:
 
 
 def active_tasks(gram: torch.Tensor, losses: torch.Tensor, present: Sequence[int]) -> Active:
-    """The tasks whose gradients are not zero, among those that are present.
+    """The tasks whose gradients are not zero beside the longest, among those that are present.
 
     :param gram: [T, T] in float64, finite for these.
     """
     norms = gram.diagonal().clamp(min=0).sqrt()
-    places = tuple(place for place in present if norms[place] > 0)
+    least = VANISHING * float(norms[list(present)].max()) if present else 0.0
+    places = tuple(place for place in present if norms[place] > least)
     kept = norms[list(places)]
     # Squares of the largest and the smallest doubles would not be doubles any more.
     largest = float(kept.max()) if places else 1.0

@@ -42,5 +42,6 @@ class SecondForward:
             return losses()
 
     def _note(self, *_: Any) -> None:
-        if self._noted is None and torch.is_grad_enabled():
+        # What is being compiled may not ask for them: a second pass then draws anew.
+        if self._noted is None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._noted = random_states()

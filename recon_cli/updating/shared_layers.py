@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from recon_cli.errors import ReconError
+from recon_cli.gradients.surrogate import Layout
 from recon_cli.layers.discovery import Layer
 from recon_cli.updating.groups import Groups
 
@@ -45,6 +46,15 @@ class SharedLayers:
         for parameter, column in zip(parameters, reached.T, strict=True):
             of_layers[self._layer_of[id(parameter)]] |= column
         self.note(of_layers, present)
+
+    def note_layout(self, layout: Layout, present: Sequence[int]) -> None:
+        """Learn from a step of which it is known what lies behind a shared representation: that is shared."""
+        for parameter in layout.trunk:
+            if id(parameter) in self._layer_of:
+                self._reached[self._layer_of[id(parameter)]] = True
+        for parameter, reaching in layout.before:
+            if id(parameter) in self._layer_of:
+                self._reached[self._layer_of[id(parameter)], [present[place] for place in reaching]] = True
 
     @property
     def is_shared(self) -> torch.Tensor:

@@ -60,12 +60,13 @@ class Stepper:
         seed: int = 0,
         averaged: bool = False,
     ) -> None:
-        self._tasks = len(tasks)
+        self._tasks = tuple(tasks)
+        self._present: list[int] = []
         self._averaged = averaged
         layers = discover_layers(model)
         groups = Groups.of(method, layers)
         self._rules: RuleGroups[Any] = RuleGroups(method, tasks, groups.names, seed)
-        self._shared = SharedLayers(layers, self._tasks, groups)
+        self._shared = SharedLayers(layers, len(tasks), groups)
         self._way = self._choose(model, tasks, layers, method, measured)
         self._second = SecondForward(model) if "new losses" in self.needs else None
 
@@ -111,7 +112,8 @@ class Stepper:
             self._second.close_first()
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
-        step = Step.of(losses, self._tasks, ALONE if by_itself else Ranks.current(), scale)
+        step = Step.of(losses, len(self._tasks), ALONE if by_itself else Ranks.current(), scale)
+        self._present = step.present
         # As `backward()` itself, wherever it is called.
         with torch.enable_grad():
             return self._way.backward(step, measured=measured), step
@@ -123,7 +125,12 @@ class Stepper:
             leaves running statistics and random states as they are. It is not called if the rule does not need it.
         """
         if self._second is not None:
-            step = Step.of(self._second.run(losses), self._tasks, Ranks.current())
+            step = Step.of(self._second.run(losses), len(self._tasks), Ranks.current())
+            if missing := [self._tasks[task] for task in self._present if task not in step.present]:
+                raise ReconError(
+                    f"there is no loss of {listed(missing)} after the step, but there was one in it",
+                    "give the losses on the same batch",
+                )
             self._rules.after_step(step.values)
 
     def after_epoch(self) -> None:

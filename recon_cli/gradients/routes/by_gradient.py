@@ -83,7 +83,10 @@ class ByGradient(Route):
         if self._rows is None:
             return [None]
         rows = self._rows[: len(self._reached)]
-        return [self._shaped(pick(weights, self._reached).to(rows.dtype) @ rows)]
+        # Weights may be anything, and would not all be numbers in half precision.
+        precise = torch.promote_types(rows.dtype, torch.float32)
+        total = pick(weights, self._reached).to(precise) @ rows.to(precise)
+        return [self._shaped(total.to(rows.dtype))]
 
     def combine_rows(
         self, update: Callable[[torch.Tensor, Sequence[int]], torch.Tensor], shares: torch.Tensor

@@ -13,7 +13,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge
 
 from recon_cli.gradients.graph import Node
-from recon_cli.gradients.products import inner_products
+from recon_cli.gradients.products import in_single_precision, inner_products
 from recon_cli.gradients.routes.route import ParameterGram, Route, pick
 
 
@@ -23,17 +23,17 @@ class Call:
 
     :ivar input: the layer's input, detached.
     :ivar version: how often the input had been written to then.
-    :ivar edge: where the gradient of the output is found.
     :ivar shape: shape of the output.
     :ivar dtype: type of the output.
+    :ivar edge: where the gradient of the output is found.
     """
 
     module: nn.Module
     input: torch.Tensor
     version: int
-    edge: GradientEdge
     shape: torch.Size
     dtype: torch.dtype
+    edge: GradientEdge
 
     @property
     def is_intact(self) -> bool:
@@ -134,12 +134,15 @@ class ByOutput(Route):
         """Add up the output gradients, and form one weight gradient from the sum."""
         if self._held is None:
             return [None] * len(self.parameters)
-        weights = pick(weights, self._reached).to(self._held.dtype)
-        gradient = self._weight_gradient(weights)
+        # Weights may be anything, and would not all be numbers in half precision.
+        weights = pick(weights, self._reached).to(torch.promote_types(self._held.dtype, torch.float32))
+        gradient = self._weight_gradient(weights).to(self.weight.dtype)
         if gradient.stride() != self.weight.stride():
             # Optimizers are fastest, and some work only, where a gradient lies in memory as its parameter does.
             gradient = torch.empty_like(self.weight).copy_(gradient)
-        return [gradient] if self.bias is None else [gradient, weights @ self._sums]
+        if self.bias is None:
+            return [gradient]
+        return [gradient, (weights @ in_single_precision(self._sums)).to(self.bias.dtype)]
 
     @property
     def outputs(self) -> torch.Tensor:

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from recon_cli.gradients.products import inner_products
+from recon_cli.gradients.products import in_single_precision, inner_products
 from recon_cli.gradients.routes.by_output import ByOutput, Call
 
 
@@ -49,7 +49,8 @@ class EmbeddingByOutput(ByOutput):
 
     def _weight_gradient(self, weights: torch.Tensor) -> torch.Tensor:
         ids, rows = self._touched
-        return torch.zeros_like(self.weight).index_copy_(0, ids, torch.tensordot(weights, rows, 1))
+        total = torch.tensordot(weights, in_single_precision(rows), 1).to(self.weight.dtype)
+        return torch.zeros_like(self.weight).index_copy_(0, ids, total)
 
     @cached_property
     def _touched(self) -> tuple[torch.Tensor, torch.Tensor]:

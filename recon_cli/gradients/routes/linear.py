@@ -53,8 +53,8 @@ class ByMatrix(ByOutput):
 
     def _weight_gradient(self, weights: torch.Tensor) -> torch.Tensor:
         # (sum_i w_i D_i)^T A
-        total = self._by_group(torch.tensordot(weights, self.outputs, 1))
-        return torch.bmm(total.transpose(1, 2), self._inputs).view(self.weight.shape)
+        total = self._by_group(torch.tensordot(weights, in_single_precision(self.outputs), 1))
+        return torch.bmm(total.transpose(1, 2), in_single_precision(self._inputs)).view(self.weight.shape)
 
     def _by_group(self, outputs: torch.Tensor) -> torch.Tensor:
         """[..., N, d] as [groups, ..., N, d / groups]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from recon_cli.gradients.graph import Node
 from recon_cli.gradients.routes.memory import RowMemory
 
 Target = torch.Tensor | GradientEdge
+
+ParameterWeights = Callable[[torch.Tensor], torch.Tensor]
+"""From a parameter to the weights of its task gradients, [T], on its device."""
 
 
 @dataclass(frozen=True)

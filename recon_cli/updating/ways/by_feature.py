@@ -48,9 +48,8 @@ class ByFeature(ByGram):
     def watch(self, *, measured: bool) -> None:
         """Note where Z lies, and the calls of layers where they are needed."""
         self.unwatch()
-        if self._goes_short(measured=measured):
-            self._surrogate.watch()
-        else:
+        self._surrogate.watch()
+        if not self._goes_short(measured=measured):
             self.engine.watch()
 
     def unwatch(self) -> None:
@@ -60,13 +59,22 @@ class ByFeature(ByGram):
 
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
         """Make one backward pass for each task down to Z, and one from there."""
+        losses = [loss for loss in step.in_order if loss is not None]
         if not self._goes_short(measured=measured):
+            self._look_at(losses, step)
             return super().backward(step, measured=measured)
-        gram = self._surrogate.backward([loss for loss in step.in_order if loss is not None])
+        gram = self._surrogate.backward(losses)
+        self._shared.note_layout(self._surrogate.layout, step.present)
         weights = self._weights_by(gram, self._surrogate.gradients, step)
-        shared, heads = weights.shared[0, step.present].to(gram.device), weights.heads[step.present].to(gram.device)
-        self._surrogate.combine(shared, heads, accumulate=True)
+        shared = weights.shared[0, step.present].to(gram.device)
+        self._surrogate.combine(shared, self._by_parameter(weights, step), accumulate=True)
         return None
+
+    def _look_at(self, losses: Sequence[torch.Tensor], step: Step) -> None:
+        """Refuse on all steps what is refused on short ones, and take the same layers for shared."""
+        # Ranks that lack some of the losses see other parts of the graph.
+        if step.ranks.size == 1:
+            self._shared.note_layout(self._surrogate.layout_of(losses), step.present)
 
     def _weights(self, found: LayerGrams, step: Step) -> GroupWeights:
         if not found.features.reached[self._number].any():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.routes.route import ParameterWeights
 from recon_cli.layers.discovery import Layer
 from recon_cli.rules.rule import WeightRule
 from recon_cli.updating.rule_groups import GroupWeights, RuleGroups
@@ -33,7 +34,9 @@ class ByGram(GradientWay):
         self._rules = rules
 
     def _update(self, found: LayerGrams, step: Step) -> None:
-        weights = self._weights(found, step)
+        self.engine.combine(self._by_parameter(self._weights(found, step), step), accumulate=True)
+
+    def _by_parameter(self, weights: GroupWeights, step: Step) -> ParameterWeights:
         shared = list(weights.shared[:, step.present].to(step.device))
         heads = weights.heads[step.present].to(step.device)
         groups = self._shared.groups_of_parameters()
@@ -42,7 +45,7 @@ class ByGram(GradientWay):
             group = groups.get(id(parameter))
             return heads if group is None else shared[group]
 
-        self.engine.combine(weights_of, accumulate=True)
+        return weights_of
 
     def _weights(self, found: LayerGrams, step: Step) -> GroupWeights:
         return self._rules.weights(self._shared.grams_of_groups(found.grams), step, self._shared.groups)

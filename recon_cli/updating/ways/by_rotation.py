@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from recon_cli.gradients.engine import LayerGrams
 from recon_cli.gradients.products import in_single_precision
 from recon_cli.gradients.routes.by_feature import ByFeature as FeatureGradients
 from recon_cli.layers.discovery import Layer
@@ -42,18 +41,6 @@ class ByRotation(ByFeature):
         super().__init__(model, layers, rules, shared, measured, model.rotated_feature)
         self._turning = turning
 
-    def watch(self, *, measured: bool) -> None:
-        """Note where Z lies on every step, so that the same is refused on all of them."""
-        super().watch(measured=measured)
-        self._surrogate.watch()
-
-    def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
-        """Make one backward pass for each task down to Z, or all the way if there is no shorter one."""
-        if not self._goes_short(measured=measured):
-            with step.ranks.together():
-                self._surrogate.check([loss for loss in step.in_order if loss is not None])
-        return super().backward(step, measured=measured)
-
     def state(self) -> dict[str, Any]:
         """What the steps of the rotations go on from; the rotations themselves are the network's."""
         return {"turning": self._turning.state()}
@@ -61,6 +48,13 @@ class ByRotation(ByFeature):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where another one was."""
         self._turning.restore(state["turning"])
+
+    def _look_at(self, losses: Sequence[torch.Tensor], step: Step) -> None:
+        if step.ranks.size == 1:
+            super()._look_at(losses, step)
+            return
+        with step.ranks.together():
+            self._surrogate.layout_of(losses)
 
     def _weights_by(self, gram: torch.Tensor, gradients: FeatureGradients | None, step: Step) -> GroupWeights:
         weights = super()._weights_by(gram, gradients, step)

@@ -1,0 +1,106 @@
+"""What went wrong once: uses that the catalogue of steps does not have."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import recon_cli
+from recon_cli.rules.registry import make_rule
+from recon_cli.rules.rule import Observation
+
+TASKS = ["a", "b", "c"]
+
+
+class Network(nn.Module):
+    """A trunk, a layer of two tasks behind it, and heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+        self.some = nn.Linear(5, 5)
+        self.heads = nn.ModuleDict({task: nn.Linear(5, 2) for task in TASKS})
+
+    def forward(self, x):
+        z = self.trunk(x)
+        return {task: head(z if task == "a" else self.some(z)) for task, head in self.heads.items()}
+
+
+def losses_of(network, step, tasks):
+    generator = torch.Generator().manual_seed(step)
+    outputs = network(torch.randn(6, 4, generator=generator, dtype=torch.float64))
+    labels = torch.randint(2, (3, 6), generator=generator)
+    return {task: F.cross_entropy(outputs[task], labels[TASKS.index(task)]) for task in tasks}
+
+
+@pytest.mark.parametrize("present", [("abc", "ab"), ("a",)])
+def test_with_a_feature_steps_train_alike_whether_they_are_measured_or_not(present):
+    """Short steps take `some` for shared by what this step's losses reach, and the trunk always; measured ones know
+    what was reached so far."""
+    method = {"name": "nash-mtl", "feature": "trunk", "scale": "published"}
+    measured, plain = Network().double(), Network().double()
+    profiler = recon_cli.ConflictProfiler(measured, TASKS, method=method, every=1)
+    updates = recon_cli.Updates(plain, TASKS, method)
+    for step, tasks in enumerate(present):
+        for network, made in ((measured, profiler), (plain, updates)):
+            network.zero_grad()
+            made.backward(losses_of(network, step, tasks))
+    for mine, own in zip(measured.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, own.grad)
+
+
+def test_passes_that_are_not_followed_by_an_update_hold_no_inputs():
+    """As in warm-up epochs by plain `backward()`, while Updates exist already."""
+    network = Network().double()
+    updates = recon_cli.Updates(network, TASKS, "mgda")
+    inputs = []
+    network.heads["a"].register_forward_hook(lambda *call: inputs.append(weakref.ref(call[1][0].untyped_storage())))
+    for step in range(3):
+        sum(losses_of(network, step, TASKS).values()).backward()
+    gc.collect()
+    assert [kept() for kept in inputs] == [None] * 3
+    assert updates.needs == ("gram",)
+
+
+def test_large_weights_in_half_precision():
+    """Weights are rounded to the gradients' own type, where those of Nash-MTL are infinite."""
+    layer = nn.Linear(64, 1, bias=False).half()
+    v = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    u = -v + 0.5 * torch.randn(64, generator=torch.Generator().manual_seed(1))
+    losses = {"a": (layer.weight * v.half()).sum(), "b": (layer.weight * (u * 1e-5).half()).sum()}
+    recon_cli.Updates(layer, ["a", "b"], "nash-mtl").backward(losses)
+    assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["mgda", "nash-mtl", "gradops", "imtl-g", "cagrad"])
+def test_gradients_two_hundred_decades_apart(name):
+    scales = torch.tensor([1e-110, 1e110], dtype=torch.float64)
+    rows = torch.tensor([[1.0, 0.5], [0.5, -1.0]], dtype=torch.float64) * scales.unsqueeze(1)
+    weights = make_rule(name, ["a", "b"]).weights(Observation(torch.ones(2), rows @ rows.T))
+    assert weights.shared.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch._dynamo")
+def test_famo_of_a_network_that_is_compiled_as_one_graph():
+    """The hook that notes random states is compiled with the network if only the network itself is handed over."""
+    torch._dynamo.reset()
+    network = nn.Sequential(nn.Linear(4, 2), nn.Dropout())
+    run = torch.compile(network, backend="eager", fullgraph=True)
+    updates = recon_cli.Updates(network, ["a", "b"], "famo")
+    y = run(torch.ones(3, 4)).square()
+    updates.backward({"a": y[:, 0].mean() + 1, "b": y[:, 1].mean() + 1})
+    assert network[0].weight.grad is not None
+
+
+def test_famo_says_which_task_has_no_loss_after_the_step():
+    network = Network().double()
+    updates = recon_cli.Updates(network, TASKS, "famo")
+    updates.backward(losses_of(network, 0, "abc"))
+    with pytest.raises(recon_cli.ReconError, match="no loss"):
+        updates.after_step(lambda: losses_of(network, 0, "ab"))
