@@ -31,6 +31,8 @@ def check_tasks(names: Sequence[str]) -> tuple[str, ...]:
 
     :raises ReconError: naming the task.
     """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ReconError(f"{quoted(names)} is no list of task names", 'give one such as ["segmentation", "depth"]')
     try:
         names = tuple(check_task_name(name) for name in names)
     except ValueError as error:

@@ -58,11 +58,13 @@ def make_rule(name: str, tasks: Sequence[str], *, scale: Scale = "mean", seed: i
     :param scale: the size of the update: `mean`, where equal gradients g give g, or `published`.
     :param seed: of the rule's own generator.
     :param parameters: of the rule.
-    :raises ReconError: if there is no such rule, scale or parameter.
+    :raises ReconError: if there is no such rule, scale or parameter, or the seed is none.
     """
     found = find_rule(name)
     if scale not in get_args(Scale):
         raise ReconError(f"there is no scale {quoted(scale)}", f"there are {listed(get_args(Scale))}")
     if not tasks:
         raise ReconError("an update rule needs at least one task")
+    if not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ReconError(f"{quoted(seed)} is no seed: it has to be a whole number of at most 64 bits, not below zero")
     return found(tasks, scale=scale, seed=seed, **parameters)

@@ -31,6 +31,8 @@ class Groups:
 
         :raises ReconError: if a pattern is of no layer, or a layer is in two groups.
         """
+        if not layers:
+            raise ReconError("the network has no parameters, so there is nothing to update")
         _check_patterns([*method.layers, *(pattern for group in method.groups for pattern in group)], layers)
         looked_at = torch.tensor([layer.matches(method.layers) for layer in layers])
         if method.per == "layer":

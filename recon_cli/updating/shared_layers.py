@@ -61,6 +61,17 @@ class SharedLayers:
         """Bool, [L]."""
         return self._reached.sum(1) >= 2
 
+    def check_seen(self) -> None:
+        """Refuse that a rule sees nothing of what it makes updates of.
+
+        :raises ReconError: if none of the layers that it looks at is shared, but others are.
+        """
+        if self.is_shared.any() and not (self.is_shared & self._groups.looked_at).any():
+            raise ReconError(
+                "none of the layers that the method looks at is shared by two tasks",
+                "name shared ones under `layers`, or leave it out",
+            )
+
     @property
     def groups(self) -> set[int]:
         """The groups that have a shared layer."""

@@ -104,3 +104,29 @@ def test_famo_says_which_task_has_no_loss_after_the_step():
     updates.backward(losses_of(network, 0, "abc"))
     with pytest.raises(recon_cli.ReconError, match="no loss"):
         updates.after_step(lambda: losses_of(network, 0, "ab"))
+
+
+def no_parameters():
+    return nn.Tanh()
+
+
+@pytest.mark.parametrize(
+    ("make", "tasks", "method", "seed", "message"),
+    [
+        (Network, "abc", "mgda", 0, "`abc` is no list of task names"),
+        (Network, [1, 2], "mgda", 0, "is no list of task names"),
+        (Network, TASKS, "pcgrad", 1.5, "`1.5` is no seed"),
+        (Network, TASKS, "pcgrad", 2**64, "is no seed"),
+        (no_parameters, TASKS, "mgda", 0, "the network has no parameters"),
+    ],
+)
+def test_what_nothing_can_be_made_of_is_a_clear_error(make, tasks, method, seed, message):
+    with pytest.raises(recon_cli.ReconError, match=message):
+        recon_cli.Updates(make(), tasks, method, seed=seed)
+
+
+def test_a_rule_that_looks_at_heads_alone_sees_nothing():
+    network = Network().double()
+    updates = recon_cli.Updates(network, TASKS, {"name": "mgda", "layers": ["heads.*"]})
+    with pytest.raises(recon_cli.ReconError, match="none of the layers that the method looks at is shared"):
+        updates.backward(losses_of(network, 0, "abc"))

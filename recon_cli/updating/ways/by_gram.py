@@ -48,4 +48,6 @@ class ByGram(GradientWay):
         return weights_of
 
     def _weights(self, found: LayerGrams, step: Step) -> GroupWeights:
+        if len(step.present) == step.tasks:
+            self._shared.check_seen()
         return self._rules.weights(self._shared.grams_of_groups(found.grams), step, self._shared.groups)
