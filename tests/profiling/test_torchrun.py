@@ -45,16 +45,22 @@ def without_norm(config, name: str, batch_size: int, **profile: object) -> Path:
     )
 
 
-@pytest.mark.parametrize(
-    ("size", "every"), [(2, 2), pytest.param(2, 1, marks=pytest.mark.slow), pytest.param(3, 2, marks=pytest.mark.slow)]
-)
-def test_ranks_write_what_one_process_with_their_batches_together_writes(recon, config, tmp_path, size, every):
-    code, out, err = finish(
-        torchrun(tmp_path, size, without_norm(config, "ranks.yaml", 4, every=every), "-o", "r.json")
-    )
+CASES = [
+    (2, 2, "joint"),
+    *[pytest.param(2, 1, "joint", marks=pytest.mark.slow), pytest.param(3, 2, "joint", marks=pytest.mark.slow)],
+    # A rule for each way from the losses to an update.
+    *[pytest.param(2, 2, rule, marks=pytest.mark.slow) for rule in ("famo", "gradnorm", "mgda", "graddrop", "cosreg")],
+]
+
+
+@pytest.mark.parametrize(("size", "every", "method"), CASES)
+def test_ranks_write_what_one_process_with_their_batches_together_writes(recon, config, tmp_path, size, every, method):
+    path = without_norm(config, "ranks.yaml", 4, every=every)
+    code, out, err = finish(torchrun(tmp_path, size, path, "-o", "r.json", "--method", method))
     assert code == 0, err
     assert out.count("layers shared by") == 1, out
-    recon("profile", without_norm(config, "alone.yaml", 4 * size, every=every), "-o", "a.json").succeeds()
+    path = without_norm(config, "alone.yaml", 4 * size, every=every)
+    recon("profile", path, "-o", "a.json", "--method", method).succeeds()
     ranks, alone = read_scores(Path("r.json")), read_scores(Path("a.json"))
     assert ranks.batch_restarts == alone.batch_restarts > 0
     assert ranks.iterations == alone.iterations

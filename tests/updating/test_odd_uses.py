@@ -130,3 +130,19 @@ def test_a_rule_that_looks_at_heads_alone_sees_nothing():
     updates = recon_cli.Updates(network, TASKS, {"name": "mgda", "layers": ["heads.*"]})
     with pytest.raises(recon_cli.ReconError, match="none of the layers that the method looks at is shared"):
         updates.backward(losses_of(network, 0, "abc"))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+@pytest.mark.parametrize(
+    "name", ["pcgrad", "gradvac", "mgda", "cagrad", "nash-mtl", "aligned-mtl", "imtl-g", "gradops"]
+)
+def test_single_precision_gradients_of_any_ordinary_size(name, size):
+    found = []
+    for factor in (1.0, size):
+        torch.manual_seed(1)
+        layer = nn.Linear(40, 3)
+        updates = recon_cli.Updates(layer, TASKS, name)
+        y = layer(torch.randn(5, 40, generator=torch.Generator().manual_seed(2))).square().mean(0) * factor
+        updates.backward({"a": y[0] - 0.4 * y[1], "b": y[1] - 0.4 * y[2], "c": y[2] - 0.4 * y[0]})
+        found.append(layer.weight.grad / factor)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
