@@ -30,8 +30,9 @@ from torch.nn import functional as F
 from recon_cli.datasets.census_income import TASKS, CensusIncome, Part, census_income, small_census_income
 from recon_cli.experiment.metrics import area_under_curve
 from recon_cli.rules.registry import RULES
+from recon_cli.updating.in_loop import method_of
 from recon_cli.updating.rotations import rotated_for
-from recon_cli.updating.updates import Updates, method_of
+from recon_cli.updating.updates import Updates
 from recon_cli.zoo import census_mlp
 
 BATCH = 1024

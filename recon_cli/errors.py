@@ -29,6 +29,10 @@ class SharedError(ReconError):
     """An error of one of several processes that all of them raise; one of them tells it."""
 
 
+class SharedNonFiniteError(SharedError, NonFiniteError):
+    """A loss of one of several processes is NaN or infinite."""
+
+
 def printable(text: str) -> str:
     """`text` with every character that could move or colour a terminal written as an escape sequence."""
     if text.isprintable():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recon_cli.artifacts.document import Record
 
@@ -36,6 +36,12 @@ class Method(Record):
     def _by_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("name")
+    @classmethod
+    def _as_listed(cls, value: str) -> str:
+        # The papers' spelling, and Python's.
+        return value.lower().replace("_", "-")
+
     @model_validator(mode="after")
     def _one_way(self) -> Method:
         if self.groups and self.per == "layer":
@@ -49,6 +55,13 @@ class Method(Record):
         if any(not group for group in self.groups):
             raise ValueError("a group in `groups` names no layer")
         return self
+
+
+def describe(method: Method) -> str:
+    """A method in one line: the rule, and what is not as it is by default."""
+    settings = {name: value for name, value in method.model_dump(exclude_defaults=True).items() if name != "name"}
+    parameters = settings.pop("parameters", {})
+    return ", ".join([method.name, *(f"{name} {value}" for name, value in {**parameters, **settings}.items())])
 
 
 JOINT = Method()

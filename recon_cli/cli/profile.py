@@ -49,7 +49,11 @@ def command(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="NAME", help="Update rule, see `recon methods`; default: the config's."),
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="Update rule (see `recon methods`) with its defaults; default: the config's.",
+        ),
     ] = None,
     memory_limit: Annotated[
         str | None,

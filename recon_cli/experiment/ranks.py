@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from recon_cli.errors import ReconError, SharedError
+from recon_cli.errors import NonFiniteError, ReconError, SharedError, SharedNonFiniteError
 from recon_cli.torchrun import is_one_of_many
 
 _Anything = TypeVar("_Anything")
@@ -98,16 +98,18 @@ class Ranks:
 
         :raises SharedError: on all ranks, that of the first rank with one; its own exception, if there is but one rank.
         """
-        failure: tuple[str, str | None] | None = None
+        failure: tuple[type[SharedError], str, str | None] | None = None
         try:
             yield
         except Exception as error:
             if self.size == 1:
                 raise
-            failure = (error.message, error.hint) if isinstance(error, ReconError) else (repr(error), None)
+            kind = SharedNonFiniteError if isinstance(error, NonFiniteError) else SharedError
+            said = (error.message, error.hint) if isinstance(error, ReconError) else (repr(error), None)
+            failure = (kind, *said)
         if self.highest(int(failure is not None)):
-            rank, (message, hint) = next((r, f) for r, f in enumerate(self.share(failure)) if f is not None)
-            raise SharedError(f"on rank {rank}: {message}", hint)
+            rank, (kind, message, hint) = next((r, f) for r, f in enumerate(self.share(failure)) if f is not None)
+            raise kind(f"on rank {rank}: {message}", hint)
 
 
 ALONE = Ranks()

@@ -11,6 +11,7 @@ from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document, name_of, read_bytes
 from recon_cli.artifacts.inspection import InspectedDocument, Inspection
 from recon_cli.artifacts.manifest import Manifest, Size, SplitPlan
+from recon_cli.artifacts.method import describe
 from recon_cli.artifacts.methods import Methods
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
@@ -67,6 +68,7 @@ def _scores(scores: Scores) -> Facts:
         "tasks": _names(scores.tasks),
         "shared layers": str(len(scores.layers)),
         "other layers": str(len(scores.unranked)),
+        "method": describe(scores.method),
         "training steps": f"{scores.steps} of {scores.steps_requested}",
         "measured steps": f"{scores.iterations} of {scores.iterations_requested}, "
         f"in {counted(len(scores.stage_iterations), 'stage')}",

@@ -122,6 +122,16 @@ class Measurement:
 
         :raises ReconError: if it is one of another network or of other settings.
         """
+        self.check(state)
+        self.tally.restore(state["counts"])
+        self.reached.copy_(state["reached"])
+        self.features_reached.copy_(state["features_reached"])
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse what another measurement holds.
+
+        :raises ReconError: if it is one of another network or of other settings.
+        """
         own = [layer.name for layer in self.tallied]
         if state["layers"] != own:
             changed = sorted(set(own) ^ set(state["layers"]))
@@ -130,9 +140,6 @@ class Measurement:
             )
         if state["features"] != list(self.settings.features):
             raise ReconError(f"the saved state is of other features: {listed(state['features']) or 'none'}")
-        self.tally.restore(state["counts"])
-        self.reached.copy_(state["reached"])
-        self.features_reached.copy_(state["features_reached"])
 
     def check_shared(self) -> None:
         """Refuse a network in which no layer is shared.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,18 @@ from recon_cli.errors import ReconError, listed
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.losses import check_finite
 from recon_cli.experiment.ranks import Ranks
+from recon_cli.gradients.engine import LayerGrams
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.tasks import check_tasks
+from recon_cli.updating.in_loop import InLoop, method_of, unwrapped
 from recon_cli.updating.losses import check_differentiable, losses_by_task
-from recon_cli.updating.stepper import Stepper
-from recon_cli.updating.updates import method_of
+from recon_cli.updating.step import Step
 from recon_cli.updating.ways.way import Measured
 
 
-class ConflictProfiler:
+class ConflictProfiler(InLoop):
     """Measures how often tasks conflict, while somebody else's loop trains the network.
 
         profiler = ConflictProfiler(model, ["segmentation", "depth"], steps=len(loader))
@@ -43,7 +44,8 @@ class ConflictProfiler:
             optimizer.step()
         profiler.scores().write(Path("scores.json"))
 
-    A measured step costs one more backward pass per further task; the others cost what they did before. What counts is
+    A measured step costs one more backward pass per further task; the others cost what they did before, unless the
+    update rule looks at gradients. What counts is
     how many steps are measured, not how many of them lie between: their cosines are nearly independent.
 
     :param model: the network; it is not changed, but for forward hooks between a step and a sampled one.
@@ -83,14 +85,12 @@ class ConflictProfiler:
         memory_limit: str | None = None,
         flow: Dataflow | None = None,
     ) -> None:
-        self._parallel = model if isinstance(model, nn.parallel.DistributedDataParallel) else None
-        model = model if self._parallel is None else self._parallel.module
         self._sampling = Sampling.choose(steps, every, samples)
         if stages is not None and stages > 1 and steps is None:
             raise ReconError(f"{stages} stages need `steps`, to know where one ends")
-        self.tasks = check_tasks(tasks)
-        if flow is not None and flow.tasks != self.tasks:
-            raise ReconError(f"the data flow is of the tasks {listed(flow.tasks)}, not of {listed(self.tasks)}")
+        tasks = check_tasks(tasks)
+        if flow is not None and flow.tasks != tasks:
+            raise ReconError(f"the data flow is of the tasks {listed(flow.tasks)}, not of {listed(tasks)}")
         self._flow = flow
         settings = _settings(
             iterations=steps or 1,
@@ -101,23 +101,14 @@ class ConflictProfiler:
             features=list(features),
             memory_limit=memory_limit,
         )
-        self._measurement = Measurement(self.tasks, settings, discover_layers(model), buffer_owners(model))
+        network = unwrapped(model)
+        self._measurement = Measurement(tasks, settings, discover_layers(network), buffer_owners(network))
         self._method = method_of(method)
         measured = Measured(self._measurement.tallied, settings.features, settings.memory_bytes)
-        self._stepper = Stepper(model, self.tasks, self._method, measured=measured, seed=seed, averaged=True)
-        self._model = model
+        super().__init__(model, tasks, self._method, measured=measured, seed=seed)
+        self._model = network
         self._step = 0
-        self._watch_if_sampled()
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What the rule needs: `new losses` asks for `after_step`, `epochs` for `after_epoch`."""
-        return self._stepper.needs
-
-    @property
-    def notes(self) -> Mapping[str, int]:
-        """What the rule had to say of steps, such as that it left nothing of the gradients, and of how many."""
-        return self._stepper.notes
+        self._watch(measured=self._is_sampled)
 
     def backward(self, losses: Mapping[str, torch.Tensor | None], *, scale: float = 1.0) -> None:
         """Add the update to `.grad`, for joint training the gradient of the mean of the losses; and count the conflicts
@@ -129,30 +120,19 @@ class ConflictProfiler:
         :raises ReconError: if a task is not known, none has a loss, or a named feature is not one tensor that two tasks
             share.
         """
-        given = losses_by_task(losses, self.tasks)
-        check_differentiable(given, self.tasks)
-        if self._is_sampled:
-            with Ranks.current().together():
-                check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
         try:
+            given = losses_by_task(losses, self.tasks)
+            check_differentiable(given, self.tasks)
+            if self._is_sampled:
+                with Ranks.current().together():
+                    check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
             found, step = self._stepper.backward(given, measured=self._is_sampled, scale=scale)
             if found is not None:
-                if len(step.present) == len(self.tasks):
-                    self._measurement.check_features(found)
-                stage = self._sampling.stage(self._step, self._measurement.settings.stages)
-                self._measurement.record(found, stage, step.present)
+                self._record(found, step)
             self._step += 1
         finally:
             # A loop may pass over a step that failed.
-            self._watch_if_sampled()
-
-    def after_step(self, losses: Callable[[], Mapping[str, torch.Tensor | None]]) -> None:
-        """Let the rule learn from the losses after the optimizer's step, as :meth:`recon_cli.Updates.after_step`."""
-        self._stepper.after_step(lambda: losses_by_task(losses(), self.tasks))
-
-    def after_epoch(self) -> None:
-        """Let the rule learn from an epoch (DWA)."""
-        self._stepper.after_epoch()
+            self._watch(measured=self._is_sampled)
 
     def scores(self) -> Scores:
         """What was measured so far, as `recon profile` would write it.
@@ -216,21 +196,22 @@ class ConflictProfiler:
         for name in ("tasks", "steps", "every", "samples"):
             if state[name] != expected[name]:
                 raise ReconError(f"the saved state has {name} {state[name]}, this profiler {expected[name]}")
-        self._measurement.restore(state)
+        # Both refuse before anything is taken over.
+        self._measurement.check(state)
         self._stepper.restore(state["method"])
+        self._measurement.restore(state)
         self._step = state["step"]
-        self._watch_if_sampled()
+        self._watch(measured=self._is_sampled)
 
     @property
     def _is_sampled(self) -> bool:
         return self._sampling.includes(self._step)
 
-    def _watch_if_sampled(self) -> None:
-        # The hooks are there only before a step that needs them, so that the others cost nothing.
-        self._stepper.watch(measured=self._is_sampled)
-        if self._parallel is not None:
-            # A step with a backward pass for each task averages its gradients itself.
-            self._parallel.require_backward_grad_sync = self._stepper.is_plain and not self._is_sampled
+    def _record(self, found: LayerGrams, step: Step) -> None:
+        if len(step.present) == len(self.tasks):
+            self._measurement.check_features(found)
+        stage = self._sampling.stage(self._step, self._measurement.settings.stages)
+        self._measurement.record(found, stage, step.present)
 
 
 def _settings(**values: Any) -> ProfileSection:

@@ -12,9 +12,9 @@ from recon_cli.reporting.tables import add_row, make_table
 
 def methods_view(methods: Methods) -> Iterable[RenderableType]:
     """One row for each rule, then the parameters."""
-    table = make_table("name", "kind", "needs", "costs beside joint training", "paper")
+    table = make_table("name", "kind", "needs", "costs beside joint training")
     for method in methods.methods:
-        add_row(table, [method.name, method.kind, ", ".join(method.needs), method.cost, method.paper])
+        add_row(table, [method.name, method.kind, ", ".join(method.needs), method.cost])
     yield table
     yield ""
     parameters = make_table("rule", "parameter", "default", "may be", "what it is")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from recon_cli.artifacts.method import JOINT, describe
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, number
 from recon_cli.reporting.tables import add_row, make_table, percent
@@ -20,6 +21,8 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     measured = counted(scores.iterations, "iteration")
     if scores.iterations < scores.steps:
         measured = f"{scores.iterations} of {counted(scores.steps, 'training step')}"
+    if scores.method != JOINT:
+        yield f"trained by {describe(scores.method)}"
     yield (
         f"{counted(len(scores.layers), 'layer')} shared by {', '.join(scores.tasks)}; "
         f"{measured} measured on {scores.device}"

@@ -57,7 +57,7 @@ class FAMO(LossRule[FAMOParameters]):
         """
         at = (~self.before.isnan()).nonzero().flatten().tolist()
         if not at:
-            raise ReconError("FAMO has no losses to compare with", "call `weights` before each `after_step`")
+            raise ReconError("FAMO has no losses to compare with", "make a step before each `after_step`")
         losses = plain(losses)[at]
         check_finite(losses, self._names(at), "loss after the step")
         check_above(losses, 0, self._names(at), self.NAME, strictly=True)

@@ -91,5 +91,5 @@ def check_finite(values: torch.Tensor, tasks: Sequence[str], what: str) -> None:
     if broken:
         raise NonFiniteError(
             f"the {what} of {listed(broken)} is NaN or infinite, so that no update can be made of it",
-            "look for a division by zero, a logarithm of zero, or too high a learning rate",
+            "look for a division by zero, a logarithm of zero, too high a learning rate, or too high a scale of losses",
         )

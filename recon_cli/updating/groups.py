@@ -49,9 +49,10 @@ class Groups:
 
 
 def _check_patterns(patterns: Sequence[str], layers: Sequence[Layer]) -> None:
+    names = [layer.name for layer in layers]
     for pattern in patterns:
         if not any(layer.matches([pattern]) for layer in layers):
             raise ReconError(
                 f"no layer of the network is of the pattern {quoted(pattern)} that the method names",
-                did_you_mean(pattern, [layer.name for layer in layers]) or "`recon inspect` lists the layers",
+                did_you_mean(pattern, names) or f"its layers: {listed(names, 8)}",
             )

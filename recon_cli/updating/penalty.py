@@ -53,9 +53,9 @@ def penalty_loss(
     matrices = slopes(grams.cpu()).to(device)
     total = torch.zeros((), device=device)
     for place, group in groups.items():
-        # Slopes would overflow, or lose most of their digits, in half precision.
+        # Slopes grow as gradients shrink, and would not all be numbers in single precision; nor in half, what follows.
         precise = torch.promote_types(held[place].dtype, torch.float32)
-        pulls = matrices[group].to(precise) @ held[place].to(precise)
+        pulls = (matrices[group] @ held[place].double()).to(precise)
         for row, pull in zip(rows, pulls, strict=True):
             gradient = row[place]
             if gradient is not None:

@@ -37,6 +37,8 @@ def rotated(model: nn.Module, tasks: Sequence[str], feature: str) -> RotatedMode
     :raises ReconError: if there is no such module, or the network cannot be taken apart.
     """
     tasks = check_tasks(tasks)
+    if isinstance(model, RotatedModel):
+        raise ReconError(f"the network is rotated already, behind {quoted(model.rotated_feature)}")
     if isinstance(model, (BranchedModel, nn.parallel.DistributedDataParallel)):
         kind = "branched" if isinstance(model, BranchedModel) else "wrapped for several devices"
         raise ReconError(f"the network is {kind} already", "rotate it first")

@@ -34,9 +34,16 @@ class RuleGroups(Generic[AnyRule]):
         check_known(method.name, find_rule(method.name).PARAMETERS, method.parameters)
         self._method = method
         self._names = names
+        seeds = [seed, *((seed + group) % (1 << 64) for group in range(1, len(names)))]
         self.rules: list[AnyRule] = [
-            make_rule(method.name, tasks, scale=method.scale, seed=seed + group, **method.parameters)  # type: ignore[misc]  # the caller knows which kind the name stands for
-            for group in range(len(names))
+            make_rule(
+                method.name,
+                tasks,
+                scale=method.scale,
+                seed=own,
+                **method.parameters,
+            )  # type: ignore[misc]  # the caller knows which kind the name stands for
+            for own in seeds
         ]
         self.notes: Counter[str] = Counter()
 

@@ -30,6 +30,10 @@ class SecondForward:
         # TorchScript refuses it as a method of its own, but calls it.
         nn.Module.register_forward_pre_hook(model, Hook(self, SecondForward._note))
 
+    def forget(self) -> None:
+        """What is called next is the first forward pass of a step."""
+        self._noted = None
+
     def close_first(self) -> None:
         """The first forward passes of the step are made: what is called next is of another step."""
         self._of_step, self._noted = self._noted, None

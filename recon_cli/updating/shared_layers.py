@@ -32,7 +32,13 @@ class SharedLayers:
         """Learn from a step.
 
         :param reached: bool, [L, P]: whether the loss of each of the tasks that are present reaches each layer.
+        :raises ReconError: if none reaches any.
         """
+        if not reached.any():
+            raise ReconError(
+                "the losses reach none of the network's layers",
+                "give the losses of the network that the method was made for, not of a copy, and train some of it",
+            )
         self._reached[:, list(present)] |= reached
 
     def note_parameters(

@@ -18,10 +18,10 @@ class Step:
 
     Where several ranks train together, a task's loss is its mean over those that have it.
 
-    :ivar losses: a scalar for each task that has one on this rank, by its index, multiplied by `scale`.
+    :ivar losses: a scalar for each task that has one on this rank, by its index.
     :ivar counts: on how many ranks each task has a loss, [T].
     :ivar ranks: the processes that train the network together.
-    :ivar scale: of the losses, and so of all gradients.
+    :ivar scale: what the losses are multiplied by for the backward passes, and so all gradients.
     """
 
     losses: Mapping[int, torch.Tensor]
@@ -31,12 +31,8 @@ class Step:
 
     @classmethod
     def of(cls, losses: Mapping[int, torch.Tensor], tasks: int, ranks: Ranks, scale: float = 1.0) -> Step:
-        """The step, as the ranks see it together.
-
-        :param losses: as they are.
-        """
-        scaled = losses if scale == 1 else {task: loss * scale for task, loss in losses.items()}
-        return cls(scaled, ranks.counts([task in losses for task in range(tasks)]), ranks, scale)
+        """The step, as the ranks see it together."""
+        return cls(losses, ranks.counts([task in losses for task in range(tasks)]), ranks, scale)
 
     @property
     def tasks(self) -> int:
@@ -53,25 +49,31 @@ class Step:
         """The tasks that any rank has a loss of, P of them."""
         return [task for task, count in enumerate(self.counts) if count]
 
+    @cached_property
+    def scaled(self) -> Mapping[int, torch.Tensor]:
+        """The losses, multiplied by `scale`."""
+        return self.losses if self.scale == 1 else {task: loss * self.scale for task, loss in self.losses.items()}
+
     @property
     def in_order(self) -> list[torch.Tensor | None]:
-        """The losses of these, None where other ranks alone have one."""
-        return [self.losses.get(task) for task in self.present]
+        """The scaled losses of these, None where other ranks alone have one."""
+        return [self.scaled.get(task) for task in self.present]
 
     def observation(self, gram: torch.Tensor | None = None) -> Observation:
-        """What a rule may see of it.
+        """What a rule may see of it: nothing of the scale.
 
-        :param gram: float64 on the CPU, [P, P].
+        :param gram: of the gradients of the scaled losses, float64 on the CPU, [P, P].
         """
-        return Observation(self.values, None if gram is None else self.spread(gram), tuple(self.present))
+        seen = None if gram is None else self.spread(gram / self.scale / self.scale)
+        return Observation(self.values, seen, tuple(self.present))
 
     @cached_property
     def values(self) -> torch.Tensor:
-        """The losses' means over the ranks, not scaled, float64 on the CPU, [T]; zero where there is none."""
+        """The losses' means over the ranks, float64 on the CPU, [T]; zero where there is none."""
         values = torch.zeros(self.tasks, dtype=torch.float64, device=self.device if self.ranks.size > 1 else None)
         values[list(self.losses)] = torch.stack([loss.detach() for loss in self.losses.values()]).to(values)
         self.ranks.sum([values])
-        return values.cpu() / self.scale / torch.tensor(self.counts).clamp(min=1)
+        return values.cpu() / torch.tensor(self.counts).clamp(min=1)
 
     def spread(self, gram: torch.Tensor) -> torch.Tensor:
         """A Gram matrix of the tasks that are present, [P, P], as one of all, [T, T], with zeros for the others."""
@@ -83,11 +85,11 @@ class Step:
         return whole
 
     def weighted(self, weights: torch.Tensor, *, averaged: bool = False) -> torch.Tensor:
-        """The sum of the weighted losses: the sum of its gradients over the ranks is the update.
+        """The sum of the weighted, scaled losses: the sum of its gradients over the ranks is the update.
 
         :param weights: [T].
         :param averaged: whether it is to be their mean instead.
         """
         size = self.ranks.size if averaged else 1
         factors = weights.tolist()
-        return torch.stack([loss * (factors[t] * size / self.counts[t]) for t, loss in self.losses.items()]).sum()
+        return torch.stack([loss * (factors[t] * size / self.counts[t]) for t, loss in self.scaled.items()]).sum()

@@ -95,6 +95,8 @@ class Stepper:
     def watch(self, *, measured: bool) -> None:
         """Note in the forward pass to come what the step's backward passes need of it."""
         self._way.watch(measured=measured)
+        if self._second is not None:
+            self._second.forget()
 
     def backward(
         self, losses: Mapping[int, torch.Tensor], *, measured: bool, scale: float = 1.0
@@ -107,9 +109,13 @@ class Stepper:
         :returns: what was measured, of the tasks that have a loss on any rank; and the step.
         :raises ReconError: naming the tasks, if the rule can do nothing with a loss or a gradient.
         """
+        if not scale > 0:
+            raise ReconError(f"the losses cannot be scaled by {scale}", "give a factor above 0")
         self._way.unwatch()
         if self._second is not None:
             self._second.close_first()
+            if self._present:
+                self.notes[f"{self._rules.first.TITLE} learns nothing from a step without `after_step`"] += 1
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
         step = Step.of(losses, len(self._tasks), ALONE if by_itself else Ranks.current(), scale)
@@ -132,6 +138,7 @@ class Stepper:
                     "give the losses on the same batch",
                 )
             self._rules.after_step(step.values)
+            self._present = []
 
     def after_epoch(self) -> None:
         """Let a rule that needs it learn from an epoch."""
@@ -193,7 +200,7 @@ def _rotated(model: nn.Module, tasks: Sequence[str], method: Method) -> RotatedM
     if method.feature is None:
         raise ReconError(
             f"the rule {rule} rotates a feature that all tasks share, and none is named",
-            f"name the module that returns it: `{{name: {method.name}, feature: trunk.pool}}`",
+            f"name the module that returns it where the method is set: `{{name: {method.name}, feature: trunk.pool}}`",
         )
     if not isinstance(model, RotatedModel):
         raise ReconError(

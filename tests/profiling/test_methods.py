@@ -14,6 +14,7 @@ from tests.conftest import read_scores
 from tests.experiment.programs import WRITERS, write
 from tests.profiling.test_partial_labels import parts as partial_labels
 from tests.profiling.test_resume import parts, uninterrupted
+from tests.updating.steps import RULES_FOR_ANY
 
 METHODS = {
     **{name: name for name in RULES},
@@ -115,7 +116,7 @@ def test_what_a_rule_has_to_say_is_shown(recon, config):
 
 
 @pytest.mark.parametrize("options", [[], ["--every", 2]])
-@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("method", RULES_FOR_ANY)
 def test_batches_that_have_the_labels_of_some_tasks(recon, config, method, options):
     # The first batch shows no layer to be shared.
     path = config(**partial_labels(present=("b", "ac", "abc", "c")))

@@ -205,3 +205,19 @@ def test_heads_of_a_torchscript_network_are_not_taken_for_shared():
         updates.backward(losses_of(scripted, batch()))
     expected = expected_update(network, losses_of(network, batch()), [*network.trunk.parameters()])
     assert_same(gradients_of(scripted), expected)
+
+
+def test_tiny_gradients_have_slopes_that_are_numbers():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 2)
+    y = 1e-19 * layer(torch.ones(1, 4)).square().sum(0)
+    recon_cli.Updates(layer, ["a", "b"], "cosreg").backward({"a": y[0] - 0.2 * y[1], "b": y[1]})
+    assert layer.weight.grad.isfinite().all()
+
+
+def test_a_penalty_on_heads_alone_is_refused():
+    network = nn.ModuleDict({"trunk": nn.Linear(3, 3), "a": nn.Linear(3, 1), "b": nn.Linear(3, 1)})
+    updates = recon_cli.Updates(network, ["a", "b"], {"name": "cosreg", "layers": ["a"]})
+    z = network["trunk"](torch.ones(1, 3))
+    with pytest.raises(recon_cli.ReconError, match="none of the layers that the method looks at is shared"):
+        updates.backward({task: network[task](z).sum() for task in "ab"})

@@ -478,7 +478,7 @@ def test_a_feature_that_cannot_be_rotated_is_a_clear_error(kind, feature, messag
         (make_network, "trunk.uot", "has no module `trunk.uot`"),
         (make_network, "", "has no module ``"),
         (Named, "trunk.out", "the network has `rotations` already"),
-        (lambda: recon_cli.rotated(make_network(), TASKS, "trunk"), "trunk.out", "is branched already"),
+        (lambda: recon_cli.rotated(make_network(), TASKS, "trunk"), "trunk.out", "is rotated already"),
         (lambda: torch.jit.script(nn.Sequential(nn.Linear(4, 5))), "0", "a TorchScript network cannot be rotated"),
     ],
 )

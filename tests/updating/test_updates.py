@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import gc
-import pickle
-import weakref
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +28,13 @@ METHODS = {
     "rotograd": {"name": "rotograd", "feature": "trunk", "parameters": {"learning_rate": 0.05}},
 }
 WAYS = {"updates": recon_cli.Updates, "profiler": partial(recon_cli.ConflictProfiler, every=2)}
+
+
+LOOKING = [name for name in RULES_FOR_ANY if {"gram", "gradients"} & set(RULES[name].NEEDS)]
+
+
+def losses_by_name(network, step):
+    return dict(zip(TASKS, losses_of(network, step, 0, partial=False), strict=True))
 
 
 class Untied(nn.Module):
@@ -206,95 +209,46 @@ def test_losses_that_cannot_be_are_a_clear_error(losses, message):
 
 
 @pytest.mark.parametrize(
-    "method", [{"name": "mgda", "per": "network"}, {"name": "mgda", "layers": []}, {"nam": "mgda"}, 3]
+    ("method", "message"),
+    [
+        ({"name": "mgda", "per": "network"}, "the method cannot be set so: `per`"),
+        ({"name": "gradops", "alpha": 1.0}, "a method has no setting `alpha`"),
+        ({"name": "mgda", "layers": []}, "the method cannot be set so"),
+        (3, "the method cannot be set so"),
+    ],
 )
-def test_a_method_that_cannot_be_is_a_clear_error(method):
-    with pytest.raises(ReconError, match="the method cannot be set so"):
+def test_a_method_that_cannot_be_is_a_clear_error(method, message):
+    with pytest.raises(ReconError, match=message):
         recon_cli.Updates(make_network(), TASKS, method)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_network_keeps_nothing_of_updates_that_are_gone(method):
-    network = network_for(METHODS[method])
-    updates = recon_cli.Updates(network, TASKS, METHODS[method])
-    updates.backward(dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True)))
-    gone = weakref.ref(updates._stepper._way.engine)
-    del updates
-    gc.collect()
-    assert gone() is None
-    losses_of(network, 1, 0, partial=False)
+def test_a_method_may_be_named_as_its_paper_does():
+    assert recon_cli.Updates(make_network(), TASKS, "GradOPS").needs == ("gram",)
+    assert recon_cli.Updates(make_network(), TASKS, "Nash_MTL").needs == ("gram",)
 
 
-@pytest.mark.parametrize("method", ["mgda", "famo", "aligned-mtl of a feature"])
-def test_copies_and_files_of_the_network_know_nothing_of_updates(method):
-    network = network_for(METHODS[method])
-    updates = recon_cli.Updates(network, TASKS, METHODS[method])
-    losses = losses_of(network, 0, 0, partial=False)
-    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        sum(losses_of(other, 1, 0, partial=False)).backward()
-    # Only the network's own class is needed to read the file.
-    assert b"recon_cli" not in pickle.dumps(network)
-    updates.backward(dict(zip(TASKS, losses, strict=True)))
-    assert all(parameter.grad is not None for parameter in network.parameters())
+@pytest.mark.parametrize("name", LOOKING)
+def test_losses_of_another_network_are_refused(name):
+    updates = recon_cli.Updates(make_network(), TASKS, name)
+    with pytest.raises(ReconError, match="the losses reach none of the network's layers"):
+        updates.backward(losses_by_name(make_network(), 0))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", WAYS)
-def test_a_loop_may_pass_over_a_step_that_failed(way, method):
-    network, other = network_for(METHODS[method]), network_for(METHODS[method])
-    passing, plain = (WAYS[way](each, TASKS, method=METHODS[method]) for each in (network, other))
-
-    def losses_at(network):
-        return dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True))
-
-    losses = losses_at(network)
-    with contextlib.suppress(ReconError):
-        passing.backward({**losses, "b": losses["b"] * torch.inf})
-    network.zero_grad()
-    # Both have drawn as many random numbers, and learned as much from their steps.
-    passing.load_state_dict(plain.state_dict())
-    passing.backward(losses_at(network))
-    plain.backward(losses_at(other))
-    for mine, own in zip(network.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, own.grad)
+def test_famo_says_that_it_learned_nothing_from_a_step():
+    network = make_network()
+    updates = recon_cli.Updates(network, TASKS, "famo")
+    for step in range(3):
+        updates.backward(losses_by_name(network, step))
+        if step == 0:
+            updates.after_step(partial(losses_by_name, network, step))
+    assert dict(updates.notes) == {"FAMO learns nothing from a step without `after_step`": 1}
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("method", ["mgda", "aligned-mtl of a feature"])
-def test_learned_weights_of_the_losses_get_their_gradient(way, method):
-    network = network_for(METHODS[method])
-    made = WAYS[way](network, TASKS, method=METHODS[method])
-    scales = torch.arange(3.0, dtype=torch.float64, requires_grad=True)
-    losses = losses_of(network, 0, 0, partial=False)
-    made.backward({t: loss * torch.exp(-s) for t, loss, s in zip(TASKS, losses, scales, strict=True)})
-    own = [loss.item() for loss in losses]
-    # A manipulation leaves what is not shared its joint gradient.
-    torch.testing.assert_close(scales.grad, -torch.tensor(own, dtype=torch.float64) * torch.exp(-scales.detach()) / 3)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_layers_may_be_trained_later(method):
-    network, other = network_for(METHODS[method]), network_for(METHODS[method])
-    first = next(iter(network.parameters())).requires_grad_(False)
-    updates = recon_cli.Updates(network, TASKS, METHODS[method])
-    first.requires_grad_(True)
-    for each, made in ((network, updates), (other, recon_cli.Updates(other, TASKS, METHODS[method]))):
-        made.backward(dict(zip(TASKS, losses_of(each, 0, 0, partial=False), strict=True)))
-    for mine, own in zip(network.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, own.grad)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_need_not_be_recorded_around_the_backward_pass(method):
-    found = []
-    for around in (torch.no_grad, contextlib.nullcontext):
-        network = network_for(METHODS[method])
-        updates = recon_cli.Updates(network, TASKS, METHODS[method])
-        losses = dict(zip(TASKS, losses_of(network, 0, 0, partial=False), strict=True))
-        with around():
-            updates.backward(losses)
-        found.append([parameter.grad for parameter in network.parameters()])
-    assert all(torch.equal(mine, own) for mine, own in zip(*found, strict=True))
+@pytest.mark.parametrize("scale", [0.0, -1.0, torch.nan])
+def test_a_scale_that_is_none_is_refused(scale):
+    network = make_network()
+    with pytest.raises(ReconError, match="cannot be scaled by"):
+        recon_cli.Updates(network, TASKS, "mgda").backward(losses_by_name(network, 0), scale=scale)
 
 
 def test_a_foreign_state_is_a_clear_error_and_changes_nothing():
@@ -312,20 +266,21 @@ def test_a_foreign_state_is_a_clear_error_and_changes_nothing():
     assert all(torch.equal(one["generator"], other["generator"]) for one, other in generators)
 
 
-def losses_by_name(network, step):
-    return dict(zip(TASKS, losses_of(network, step, 0, partial=False), strict=True))
+SCALED = {**METHODS, "nash-mtl as published": {"name": "nash-mtl", "scale": "published"}}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_gradient_scaler_changes_nothing_but_the_size_of_gradients(way, name):
+    """Also if its scale changes, and a task comes later."""
     found = []
-    for scale in (1.0, 1024.0):
-        network = network_for(METHODS[name])
-        made = WAYS[way](network, TASKS, method=METHODS[name])
-        for step in range(3):
+    for scales in ((1.0, 1.0, 1.0), (1024.0, 65536.0, 32.0)):
+        network = network_for(SCALED[name])
+        made = WAYS[way](network, TASKS, method=SCALED[name])
+        for step, scale in enumerate(scales):
             network.zero_grad()
-            made.backward(losses_by_name(network, step), scale=scale)
+            losses = losses_by_name(network, step)
+            made.backward({**losses, "c": None} if step == 0 else losses, scale=scale)
             with torch.no_grad():
                 for parameter in network.parameters():
                     if parameter.grad is not None:
@@ -336,7 +291,6 @@ def test_a_gradient_scaler_changes_nothing_but_the_size_of_gradients(way, name):
         torch.testing.assert_close(scaled, plain, rtol=1e-6, atol=1e-8)
 
 
-LOOKING = [name for name in RULES_FOR_ANY if {"gram", "gradients"} & set(RULES[name].NEEDS)]
 DRAWING = ("pcgrad", "gradvac", "rgw", "graddrop")
 
 
@@ -356,3 +310,67 @@ def test_a_step_that_overflows_is_an_error_after_which_the_next_one_is_right(way
     if name not in DRAWING:
         for plain, after in zip(*found, strict=True):
             torch.testing.assert_close(after, plain)
+
+
+def test_a_scaler_that_is_told_of_steps_that_overflow_lowers_its_scale():
+    """The recipe of the documentation."""
+    network = make_network().float()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, growth_interval=1000)
+    updates = recon_cli.Updates(network, TASKS, "mgda")
+    made = 0
+    for step in range(40):
+        optimizer.zero_grad()
+        scale = float(scaler.scale(torch.ones(())))
+        try:
+            updates.backward(losses_by_name(network, step), scale=scale)
+        except recon_cli.NonFiniteError:
+            scaler.update(scale / 16)
+            continue
+        scaler.step(optimizer)
+        scaler.update()
+        made += 1
+    assert 20 < made < 40
+
+
+@pytest.mark.parametrize("make", [partial(recon_cli.Updates), partial(recon_cli.ConflictProfiler, every=1)])
+def test_famo_takes_the_random_numbers_of_its_own_step_after_one_that_was_refused(make):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 2))
+    made = make(network, ["a", "b"], method="famo")
+    x = torch.rand(3, 4)
+    masks = []
+
+    def losses(factor=1.0):
+        y = network(x).square().mean(0) + 1
+        masks.append(y.detach())
+        return {"a": y[0] * factor, "b": y[1] * factor}
+
+    with pytest.raises(ReconError):
+        made.backward(losses(torch.nan))
+    made.backward(losses())
+    made.after_step(losses)
+    assert torch.equal(masks[2], masks[1])
+
+
+def test_cosreg_is_as_precise_in_an_open_autocast_context():
+    found = []
+    for is_open in (False, True):
+        network = make_network().float()
+        losses = {task: 1e-3 * loss for task, loss in losses_by_name(network, 0).items()}
+        with torch.autocast("cpu", torch.float16, enabled=is_open):
+            recon_cli.Updates(network, TASKS, "cosreg").backward(losses)
+        found.append([parameter.grad for parameter in network.parameters()])
+    for plain, within in zip(*found, strict=True):
+        torch.testing.assert_close(within, plain)
+
+
+def test_a_profilers_foreign_state_changes_nothing():
+    network = make_network()
+    foreign = recon_cli.ConflictProfiler(network, TASKS, every=1)
+    foreign.backward(losses_by_name(network, 0))
+    profiler = recon_cli.ConflictProfiler(network, TASKS, every=1, method="gradops")
+    with pytest.raises(ReconError, match="one of the method `joint`"):
+        profiler.load_state_dict(foreign.state_dict())
+    with pytest.raises(ReconError, match="nothing was measured yet"):
+        profiler.scores()

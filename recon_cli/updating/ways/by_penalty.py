@@ -37,8 +37,10 @@ class ByPenalty(Way):
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
         """Make one backward pass for each task, and one through all of them."""
         weights = self._rules.joint_weights(step)
-        with second_derivatives(), several_passes():
-            penalty = step.scale * self._penalty(step)
+        # Products of gradients would be rounded to half precision in an autocast context that is still open.
+        with second_derivatives(), several_passes(), torch.autocast(step.device.type, enabled=False):
+            # It is made of products of two scaled gradients.
+            penalty = self._penalty(step) / step.scale
             if not measured:
                 backward_over_ranks(self._model, step.weighted(weights) + penalty, step.ranks)
                 return None
@@ -51,7 +53,7 @@ class ByPenalty(Way):
             return torch.zeros((), device=step.device)
         graph = Graph.behind(step.in_order)
         graph.check_repeatable()
-        shares = [step.losses[task] / step.counts[task] if task in step.losses else None for task in step.present]
+        shares = [step.scaled[task] / step.counts[task] if task in step.losses else None for task in step.present]
         rows = task_gradients(shares, parameters)
         # Such nodes give zeros where there is no gradient.
         merged = [graph.is_merged_before(parameter) for parameter in parameters]
@@ -62,6 +64,8 @@ class ByPenalty(Way):
         ]
         reached = torch.tensor(step.ranks.counts(flags)).view(len(rows), -1) > 0
         self._shared.note_parameters(parameters, reached, step.present)
+        if len(step.present) == step.tasks:
+            self._shared.check_seen()
         groups_of = self._shared.groups_of_parameters(looked_at=True)
         groups = {place: groups_of[id(p)] for place, p in enumerate(parameters) if id(p) in groups_of}
 

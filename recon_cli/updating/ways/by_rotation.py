@@ -62,7 +62,7 @@ class ByRotation(ByFeature):
         assert gradients is not None
         tasks = [step.present[place] for place in gradients.reached]
         rows = in_single_precision(rotated_last(gradients.gradients))
-        parts = {task: row / step.counts[task] for task, row in zip(tasks, rows, strict=True)}
+        parts = {task: row / step.scale / step.counts[task] for task, row in zip(tasks, rows, strict=True)}
         turned = [task for task, square in zip(step.present, gram.diagonal().tolist(), strict=True) if square > 0]
         self._turning.turn(parts, weights.shared[0], turned, step.ranks)
         return weights
