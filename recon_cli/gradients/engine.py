@@ -210,11 +210,10 @@ class GramEngine:
         """
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             same = weights.to(self._device) if isinstance(weights, torch.Tensor) else None
-            shared = None if same is None else same * self._shares
             for route in self._held:
-                found = same if same is not None else weights(route.parameters[0])  # type: ignore[operator]
-                if self._is_own(route):
-                    found = found * self._shares if shared is None else shared
+                found = weights(route.parameters[0]) if callable(weights) else same
+                assert found is not None
+                found = found * self._shares if self._is_own(route) else found
                 fill(route.parameters, route.combine(found), accumulate=accumulate)
         self._held, self._held_features = [], {}
         self._memory.reset()

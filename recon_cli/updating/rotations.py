@@ -140,7 +140,7 @@ class _Turn:
         """End it."""
         self._view = None
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> torch.Tensor | None:  # noqa: ARG002
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> torch.Tensor | None:
         """R Z, or None where nothing is to be turned."""
         if self._view is None:
             return None

@@ -47,7 +47,7 @@ class ByFeature(Route):
         """None: there is no parameter."""
         return []
 
-    def combine(self, weights: torch.Tensor) -> list[torch.Tensor | None]:  # noqa: ARG002
+    def combine(self, weights: torch.Tensor) -> list[torch.Tensor | None]:  # noqa: ARG002 - nothing is added up
         """Nothing: there is no parameter."""
         return []
 

@@ -84,7 +84,12 @@ class ByFeature(ByGram):
             )
         return self._weights_by(found.features.grams[self._number], self.engine.feature(self._number), step)
 
-    def _weights_by(self, gram: torch.Tensor, gradients: FeatureGradients | None, step: Step) -> GroupWeights:  # noqa: ARG002
+    def _weights_by(
+        self,
+        gram: torch.Tensor,
+        gradients: FeatureGradients | None,  # noqa: ARG002 - for ways that need more than their products
+        step: Step,
+    ) -> GroupWeights:
         """The weights of a step.
 
         :param gram: of dL_i/dZ, [P, P].
