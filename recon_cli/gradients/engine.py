@@ -7,8 +7,7 @@ used in any other way than by the calls that were noted takes the general route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge
-from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError
 from recon_cli.experiment.ranks import Ranks
@@ -35,6 +33,7 @@ from recon_cli.gradients.routes.embedding import EmbeddingByOutput
 from recon_cli.gradients.routes.linear import LinearByOutput
 from recon_cli.gradients.routes.memory import RowMemory
 from recon_cli.gradients.routes.route import ParameterWeights, Route, fill
+from recon_cli.gradients.watching import Watching
 from recon_cli.layers.discovery import Layer
 
 _AIM = 64 << 20
@@ -71,7 +70,7 @@ class LayerGrams:
         return LayerGrams(self.grams[layers], self.reached[layers], self.features.first(features))
 
 
-class GramEngine:
+class GramEngine(Watching):
     """Computes the Gram matrices of the task gradients of a network's layers, and a weighted sum of the gradients.
 
     :param model: the network.
@@ -91,6 +90,7 @@ class GramEngine:
         *,
         whole: bool = False,
     ) -> None:
+        super().__init__()
         # Frozen ones as well, which may be trained later.
         self._parameters = list(model.parameters())
         self._layer_of = {id(p): index for index, layer in enumerate(layers) for p in layer.parameters.values()}
@@ -101,22 +101,12 @@ class GramEngine:
         # Under this key, what is noted of a call lies with its node, so that it goes when the graph does.
         self._noted = object()
         self._operations = frozenset(name for kind in _BY_OUTPUT for name in kind.operations)
-        self._hooks: list[RemovableHandle] = []
         self._limit = limit
         self._memory = RowMemory()
         self._position_of = {id(parameter): index for index, parameter in enumerate(self._parameters)}
         self._held: list[Route] = []
         self._held_features: dict[int, ByFeature] = {}
         self._shares = torch.ones(())
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Note the calls of layers in the forward pass that runs inside the block."""
-        self.watch()
-        try:
-            yield
-        finally:
-            self.unwatch()
 
     def watch(self, *, features: bool = True) -> None:
         """Note the calls of layers from now on.
@@ -128,12 +118,6 @@ class GramEngine:
         note = Hook(self, GramEngine._note)
         self._hooks = [module.register_forward_hook(note, prepend=True) for module in self._watched]
         self._hooks += self._features.watch() if features else []
-
-    def unwatch(self) -> None:
-        """Note no calls any more; what was noted is kept for the backward passes."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def backward(
         self, losses: Sequence[torch.Tensor | None], weights: torch.Tensor | None = None, *, accumulate: bool = False

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.experiment.ranks import Ranks
@@ -18,6 +16,7 @@ from recon_cli.gradients.routes.by_feature import ByFeature
 from recon_cli.gradients.routes.by_gradient import ByGradient
 from recon_cli.gradients.routes.memory import RowMemory
 from recon_cli.gradients.routes.route import ParameterWeights, Route, fill
+from recon_cli.gradients.watching import Watching
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class _Held:
     awaited: int
 
 
-class GradientSurrogate:
+class GradientSurrogate(Watching):
     """One backward pass per task down to a shared representation Z, and a single one through the trunk behind it.
 
         surrogate = GradientSurrogate(model, "trunk.pool")
@@ -66,33 +65,18 @@ class GradientSurrogate:
     """
 
     def __init__(self, model: nn.Module, module: str) -> None:
+        super().__init__()
         self._module = module
         self._features = Features(model, [module])
         # Frozen ones as well, which may be trained later.
         self._parameters = dict(model.named_parameters())
         self._memory = RowMemory()
         self._held: _Held | None = None
-        self._hooks: list[RemovableHandle] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Note where Z lies in the forward pass that runs inside the block."""
-        self.watch()
-        try:
-            yield
-        finally:
-            self.unwatch()
 
     def watch(self) -> None:
         """Note where Z lies from now on."""
         self.unwatch()
         self._hooks = self._features.watch()
-
-    def unwatch(self) -> None:
-        """Note nothing any more; what was noted is kept for the backward passes."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
 
     def backward(self, losses: Sequence[torch.Tensor]) -> torch.Tensor:
         """One backward pass for each loss, down to Z; the graph of the trunk is kept for `combine`.
