@@ -50,7 +50,7 @@ def test_tasks_of_one_branch_begin_together_and_outputs_are_those_of_the_copies(
     torch.manual_seed(0)
     model = networks.ThreeTasks()
     branches = (Branch(id="x", tasks=("a",)), Branch(id="y", tasks=("b", "c")))
-    plan = recon_cli.branching_plan(model, [SplitLayer(name="trunk.0", branches=branches)], "abc")
+    plan = recon_cli.branching_plan(model, [SplitLayer(name="trunk.0", branches=branches)], list("abc"))
     branched = recon_cli.branch(copy.deepcopy(model), plan, reinitialise=True)
     x = torch.rand(3, 4, dtype=torch.float64)
     expected = model(x, "abc")
