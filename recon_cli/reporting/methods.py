@@ -11,7 +11,7 @@ from recon_cli.reporting.tables import add_row, make_table
 
 
 def methods_view(methods: Methods) -> Iterable[RenderableType]:
-    """One row for each rule, then the parameters."""
+    """One row for each rule, then the parameters, then the papers, which are too long to stand beside the rest."""
     table = make_table("name", "kind", "needs", "costs beside joint training")
     for method in methods.methods:
         add_row(table, [method.name, method.kind, ", ".join(method.needs), method.cost])
@@ -23,6 +23,11 @@ def methods_view(methods: Methods) -> Iterable[RenderableType]:
             name, default = parameter.name, shown_default(parameter)
             add_row(parameters, [method.name, name, default, allowed(parameter), parameter.description])
     yield parameters
+    yield ""
+    papers = make_table("rule", "paper")
+    for method in methods.methods:
+        add_row(papers, [method.name, method.paper])
+    yield papers
 
 
 def shown_default(parameter: ListedParameter) -> str:

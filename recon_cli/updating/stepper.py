@@ -114,15 +114,17 @@ class Stepper:
         self._way.unwatch()
         if self._second is not None:
             self._second.close_first()
-            if self._present:
-                self.notes[f"{self._rules.first.TITLE} learns nothing from a step without `after_step`"] += 1
         # Joint training whose gradients are averaged elsewhere has nothing to agree on.
         by_itself = self._averaged and not measured and not self.needs
         step = Step.of(losses, len(self._tasks), ALONE if by_itself else Ranks.current(), scale)
-        self._present = step.present
         # As `backward()` itself, wherever it is called.
         with torch.enable_grad():
-            return self._way.backward(step, measured=measured), step
+            found = self._way.backward(step, measured=measured)
+        # From a step that failed there is nothing to learn.
+        if self._second is not None and self._present:
+            self.notes[f"{self._rules.first.TITLE} learns nothing from a step without `after_step`"] += 1
+        self._present = step.present
+        return found, step
 
     def after_step(self, losses: Callable[[], Mapping[int, torch.Tensor]]) -> None:
         """Let a rule that needs it learn from the losses of the same batch after the optimizer's step.

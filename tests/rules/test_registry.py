@@ -53,7 +53,7 @@ def test_the_command_lists_every_rule(recon):
     assert by_name["joint"]["cost"] == "nothing"
     assert by_name["famo"]["cost"] == "a second forward pass"
     shown = recon("methods").succeeds().out
-    assert all(f"\n{name} " in shown for name in RULES)
+    assert all(f"{name} " in shown and rule.PAPER in shown for name, rule in RULES.items())
     assert recon("methods", "-q").succeeds().out == ""
 
 

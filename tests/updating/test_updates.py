@@ -241,6 +241,9 @@ def test_famo_says_that_it_learned_nothing_from_a_step():
         updates.backward(losses_by_name(network, step))
         if step == 0:
             updates.after_step(partial(losses_by_name, network, step))
+        # Nothing is to be learned from a step that was not made.
+        with pytest.raises(recon_cli.NonFiniteError):
+            updates.backward({**losses_by_name(network, step), "a": losses_by_name(network, step)["a"] * torch.nan})
     assert dict(updates.notes) == {"FAMO learns nothing from a step without `after_step`": 1}
 
 
