@@ -15,6 +15,11 @@ from recon_cli.tasks import check_task_name
 DEFAULT_SAMPLES = 1500
 """The standard error of a rate is at most 1.3% then."""
 
+LOSS = "loss"
+"""What results call a task's loss, beside its metrics."""
+
+DEFAULT_EPOCHS = 10
+
 DEFAULT_SEVERITIES = (0.0, -0.01, -0.02, -0.03, -0.04, -0.05, -0.1, -0.15, -0.2)
 
 
@@ -96,22 +101,46 @@ def _check_label(value: object) -> object:
     return value
 
 
-def _loss_by_name(value: object) -> object:
+def _by_name(value: object) -> object:
     return {"target": value} if isinstance(value, str) else value
 
 
+class MetricSection(Section):
+    """A metric: one of `docs/metrics.md` by its name, or `package.module:name`."""
+
+    target: Annotated[str, _named_in("docs/metrics.md")]
+    kwargs: dict[str, Any] = {}
+    name: str | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @property
+    def title(self) -> str:
+        """What results call it."""
+        return self.name or self.target.rpartition(":")[2].rpartition(".")[2]
+
+
 class TaskSection(Section):
-    """A task: its name among the model's outputs, its loss, and where a batch holds its label."""
+    """A task: its name among the model's outputs, its loss, where a batch holds its label, and its metrics."""
 
     name: str
-    loss: Annotated[LossSection, BeforeValidator(_loss_by_name)]
+    loss: Annotated[LossSection, BeforeValidator(_by_name)]
     label: Annotated[str | int, BeforeValidator(_check_label)]
     partial: bool = False
+    metrics: list[Annotated[MetricSection, BeforeValidator(_by_name)]] = []
 
     @field_validator("name")
     @classmethod
     def _allowed(cls, value: str) -> str:
         return check_task_name(value)
+
+    @field_validator("metrics")
+    @classmethod
+    def _told_apart(cls, values: list[MetricSection]) -> list[MetricSection]:
+        titles = [metric.title for metric in values]
+        for title in titles:
+            if titles.count(title) > 1 or title == LOSS:
+                raise ValueError(f"two metrics are called {title!r}; give one of them a `name`")
+        return values
 
 
 class DataSection(Call):
@@ -124,11 +153,29 @@ class DataSection(Call):
     inputs: str = "inputs"
 
 
+class ValidationSection(Call):
+    """The data that the network is evaluated on: as `data`, but in its own order, and all of it."""
+
+    batch_size: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+    inputs: str | None = None
+
+
 class OptimizerSection(Section):
-    """The optimizer: a class of `torch.optim` by its name, or `package.module:callable`."""
+    """The optimizer: a class of `torch.optim` by its name, or `package.module:callable`; and how a step is made."""
 
     target: Annotated[str, _named_in("torch.optim")]
     kwargs: dict[str, Any] = {}
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    accumulate: Annotated[int, Field(ge=1)] = 1
+
+
+class SchedulerSection(Section):
+    """The learning rate's schedule: a class of `torch.optim.lr_scheduler` by its name, or `package.module:callable`."""
+
+    target: Annotated[str, _named_in("torch.optim.lr_scheduler")]
+    kwargs: dict[str, Any] = {}
+    per: Literal["epoch", "step"] = "epoch"
 
 
 def _check_bytes(value: object) -> object:
@@ -172,15 +219,50 @@ class ProfileSection(Section):
         return self
 
 
+class ConflictsSection(Section):
+    """On which steps of `recon train` conflicts are measured, if on any."""
+
+    samples: Annotated[int, Field(ge=1)] | None = None
+    every: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _sampled_one_way(self) -> ConflictsSection:
+        if (self.every is None) == (self.samples is None):
+            raise ValueError("give one of `every` and `samples`")
+        return self
+
+
+class TrainSection(Section):
+    """How long `recon train` trains, when it evaluates, which checkpoint is the best, and what it records."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[int, Field(ge=1)] | None = None
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None
+    log_every: Annotated[int, Field(ge=1)] = 100
+    best: str = LOSS
+    conflicts: ConflictsSection | None = None
+    trackers: list[Literal["tensorboard", "wandb"]] = []
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSection:
+        if self.epochs is not None and self.iterations is not None:
+            raise ValueError("`epochs` and `iterations` contradict each other; give one of them")
+        return self
+
+
 class Config(Section):
     """A whole `recon.yaml`."""
 
     model: ModelSection
     tasks: list[TaskSection]
     data: DataSection
+    validation: ValidationSection | None = None
     optimizer: OptimizerSection
+    scheduler: SchedulerSection | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     method: Method = JOINT
     profile: ProfileSection = ProfileSection()
+    train: TrainSection = TrainSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
@@ -194,6 +276,10 @@ class Config(Section):
         if len(names) < 2:
             raise ValueError(f"{counted(len(names), 'task')} named, but conflicts arise between at least two")
         return values
+
+    def chosen_method(self, name: str | None) -> Method:
+        """The update rule under a name that overrides the config's, with its defaults if it is another one."""
+        return self.method if name in (None, self.method.name) else Method(name=name)
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class Batches:
     :param seed: seeds the order in which a Dataset is shuffled.
     :param device: where the tensors of a batch are moved.
     :param ranks: of every `ranks.size` batches, each rank takes the one at its place; what is left over is dropped.
+    :ivar passes: how often it came to the end of the data.
     :ivar restarts: how often the data was started over.
     """
 
@@ -95,8 +96,9 @@ class Batches:
         self._loader = _make_loader(section, seed, self._ranks)
         self.restarts = 0
         self._started = False
-        self._epoch = 0
+        self.passes = 0
         self._position = 0
+        self._is_between = True
         self._raw: Iterator[Any] | None = None
         self._beginning: dict[str, Any] = {}
 
@@ -104,25 +106,39 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
+        while True:
+            if (batch := self.next_of_pass()) is not None:
+                return batch
+
+    def next_of_pass(self) -> Batch | None:
+        """The next batch of the present pass over the data; None, once, where the pass ends."""
         with user_code(f"data.target {quoted(self._section.target)}"):
-            while True:
-                if self._raw is None:
-                    self._beginning = {"random": random_states(), "generator": self._generator_state()}
-                    self._raw, self._position = self._begin(), 0
-                raw = next(self._raw, _END)
-                if raw is not _END:
-                    break
+            if self._raw is None:
+                self._beginning = {"random": random_states(), "generator": self._generator_state()}
+                self._raw, self._position = self._begin(), 0
+                self._is_between = False
+            raw = next(self._raw, _END)
+            if raw is _END:
                 if self._position == 0:
                     raise self._no_more()
                 self._raw = None
-                self._epoch += 1
+                self._is_between = True
+                self.passes += 1
+                return None
             self._position += 1
-            self.restarts = self._epoch
+            self.restarts = self.passes
             return self._batch(raw)
 
     def state(self) -> dict[str, Any]:
         """Where the sequence is, and how the random numbers stood when its present pass over the data began."""
-        return {"epoch": self._epoch, "position": self._position, "beginning": self._beginning}
+        return {
+            "passes": self.passes,
+            "position": self._position,
+            "beginning": self._beginning,
+            # Between two passes there is none to go through again.
+            "generator": self._generator_state() if self._is_between else None,
+            "is_between": self._is_between,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where another sequence of the same data was; the random number generators are left anywhere.
@@ -132,11 +148,19 @@ class Batches:
         :param state: what `state` gave after a batch.
         :raises ReconError: if the data has become less.
         """
-        self._epoch = self.restarts = state["epoch"]
+        self.passes = state["passes"]
         self._position, self._beginning = state["position"], state["beginning"]
         self._started = True
-        set_random_states(self._beginning["random"])
         generator = self._generator()
+        self._is_between = state["is_between"]
+        if self._is_between:
+            self.restarts = self.passes - 1
+            self._raw = None
+            if generator is not None and state["generator"] is not None:
+                generator.set_state(state["generator"])
+            return
+        self.restarts = self.passes
+        set_random_states(self._beginning["random"])
         if generator is not None and self._beginning["generator"] is not None:
             generator.set_state(self._beginning["generator"])
         with user_code(f"data.target {quoted(self._section.target)}"):

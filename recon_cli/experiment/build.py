@@ -11,21 +11,28 @@ import torch
 from torch import nn
 
 from recon_cli.artifacts.digests import digest_file
+from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.checkpoints.state_dict import load_into
 from recon_cli.config.loading import config_error
-from recon_cli.config.schema import Config, LoadedConfig
-from recon_cli.errors import ReconError, did_you_mean, quoted
+from recon_cli.config.schema import LoadedConfig
+from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.batches import Batches
+from recon_cli.experiment.branching import Branching
 from recon_cli.experiment.losses import Task
+from recon_cli.experiment.optimization import Optimization, find_optimizer, find_scheduler
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.sources import load_network
-from recon_cli.experiment.targets import find_target, user_code
+from recon_cli.experiment.targets import find_target
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What a run needs, on its device.
 
+    :ivar tasks: all tasks that the network has outputs for.
+    :ivar active: the indices of those that take part.
+    :ivar written: the network as its code has it; another one than `model` if that was branched.
+    :ivar manifest: how it was branched, if it was.
     :ivar checkpoint_digest: digest of the checkpoint that the weights were read from, if any.
     :ivar model_digest: digest of the file that holds the network, if it was read from one.
     :ivar warnings: what about the network is probably not as its user wants it.
@@ -33,9 +40,12 @@ class Experiment:
 
     model: nn.Module
     tasks: tuple[Task, ...]
+    active: tuple[int, ...]
     batches: Batches
-    optimizer: torch.optim.Optimizer
+    optimization: Optimization
     device: torch.device
+    written: nn.Module
+    manifest: Manifest | SplitPlan | None
     checkpoint_digest: str | None
     model_digest: str | None = None
     warnings: tuple[str, ...] = ()
@@ -49,36 +59,53 @@ def build_experiment(
     checkpoint: Path | None,
     allow_code: bool = False,
     ranks: Ranks = ALONE,
+    branching: Branching | None = None,
+    only: str | None = None,
 ) -> Experiment:
     """Make what a config describes. The random number generators should be seeded before.
 
-    :param checkpoint: weights to start from, instead of those that the config names.
+    :param checkpoint: weights to start from, instead of those that the config names; of the branched network, if it is.
     :param allow_code: whether a file that holds the network may be opened although that can run code from it.
     :param ranks: the processes that train the network together.
+    :param branching: how the network is branched.
+    :param only: the one task that takes part; None for all.
     :raises ReconError: listing every target that cannot be found, or naming the one that failed.
     """
     config = loaded.config
     _check_targets(loaded)
     network = load_network(loaded, device, allow_code=allow_code)
-    if checkpoint is None and config.model.checkpoint is not None:
-        checkpoint = loaded.folder / config.model.checkpoint
+    source = None if config.model.checkpoint is None else loaded.folder / config.model.checkpoint
+    if source is not None and (checkpoint is None or branching is not None):
+        load_into(network.module, source)
+    model = network.module if branching is None else branching.branch(network.module, config.task_names)
     if checkpoint is not None:
-        load_into(network.module, checkpoint)
-    batches = Batches(config.data, seed, device, ranks)
-    optimizer = _make_optimizer(config, network.module)
-    tasks = tuple(Task.from_section(section) for section in config.tasks)
-    digest = None if checkpoint is None else digest_file(checkpoint)
-    return Experiment(network.module, tasks, batches, optimizer, device, digest, network.digest, network.warnings)
+        load_into(model, checkpoint)
+    used = checkpoint or source
+    return Experiment(
+        model,
+        tuple(Task.from_section(section) for section in config.tasks),
+        tuple(range(len(config.tasks))) if only is None else (config.task_names.index(only),),
+        Batches(config.data, seed, device, ranks),
+        Optimization(config, model, device),
+        device,
+        network.module,
+        None if branching is None else branching.manifest,
+        None if used is None else digest_file(used),
+        network.digest,
+        network.warnings,
+    )
 
 
 def _check_targets(loaded: LoadedConfig) -> None:
     config = loaded.config
     lookups: dict[str, Callable[[], Any]] = {
         "data.target": lambda: find_target(config.data.target),
-        "optimizer.target": lambda: _find_optimizer(config.optimizer.target),
+        "optimizer.target": lambda: find_optimizer(config.optimizer.target),
     }
     if (target := config.model.target) is not None:
         lookups = {"model.target": lambda: find_target(target), **lookups}
+    if (schedule := config.scheduler) is not None:
+        lookups["scheduler.target"] = lambda: find_scheduler(schedule.target)
     for index, section in enumerate(config.tasks):
         lookups[f"tasks.{index}.loss"] = lambda section=section: Task.from_section(section)  # type: ignore[misc]
     problems = []
@@ -91,29 +118,3 @@ def _check_targets(loaded: LoadedConfig) -> None:
             problems.append(f"{quoted(where)}: {error.message}" + (f"; {error.hint}" if error.hint else ""))
     if problems:
         raise config_error(loaded.path, problems) from cause
-
-
-def _find_optimizer(target: str) -> Callable[..., Any]:
-    if ":" in target:
-        return find_target(target)
-    found = getattr(torch.optim, target, None)
-    if not callable(found):
-        known = [name for name in dir(torch.optim) if name[0].isupper() and name != "Optimizer"]
-        raise ReconError(f"torch.optim has no optimizer {quoted(target)}", did_you_mean(target, known))
-    return found  # type: ignore[no-any-return]
-
-
-def _make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    target = config.optimizer.target
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ReconError("the model has no trainable parameter")
-    make = _find_optimizer(target)
-    with user_code(f"optimizer.target {quoted(target)}"):
-        optimizer = make(parameters, **config.optimizer.kwargs)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ReconError(
-            f"optimizer.target {quoted(target)} returned a {quoted(type(optimizer).__name__)}; "
-            f"a torch.optim.Optimizer was expected"
-        )
-    return optimizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,30 +57,54 @@ class Task:
         return loss
 
 
-def task_losses(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch) -> dict[int, torch.Tensor]:
-    """One forward pass, and the loss of every task that has a label in the batch.
+def labels_of(batch: Batch, tasks: Sequence[Task], active: Sequence[int]) -> dict[int, Any]:
+    """The labels of a batch, by the indices of the tasks that have one.
 
-    :returns: a scalar for each of those tasks, by its index, in order.
-    :raises ReconError: if the model or a loss fails, a task with a label has no output, or no task has a label.
+    :param active: the indices of the tasks that are asked for.
+    :raises ReconError: if none of them has a label.
     """
     labels = {}
-    for index, task in enumerate(tasks):
+    for index in active:
+        task = tasks[index]
         label = batch.label(task.name, task.label, partial=task.partial)
         if label is not None:
             labels[index] = label
     if not labels:
-        raise ReconError("a batch has no label for any of the tasks", "leave such batches out of the data")
+        of = "any of the tasks" if len(active) > 1 else f"the task {quoted(tasks[active[0]].name)}"
+        raise ReconError(f"a batch has no label for {of}", "leave such batches out of the data")
+    return labels
+
+
+def task_outputs(model: torch.nn.Module, tasks: Sequence[Task], batch: Batch, wanted: Iterable[int]) -> dict[int, Any]:
+    """One forward pass, and the outputs of some tasks by their indices.
+
+    :raises ReconError: if the model fails, or one of them has no output.
+    """
     names = [task.name for task in tasks]
     with user_code("the model"):
         output = batch.call(model)
-        outputs = {index: output_of(output, names, names[index]) for index in labels}
+        return {index: output_of(output, names, names[index]) for index in wanted}
+
+
+def task_losses(
+    model: torch.nn.Module, tasks: Sequence[Task], batch: Batch, active: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """One forward pass, and the loss of every task that has a label in the batch.
+
+    :param active: the indices of the tasks that take part.
+    :returns: a scalar for each of those tasks, by its index, in order.
+    :raises ReconError: if the model or a loss fails, a task with a label has no output, or no task has a label.
+    """
+    labels = labels_of(batch, tasks, active)
+    outputs = task_outputs(model, tasks, batch, labels)
     return {index: tasks[index].loss_on(outputs[index], label) for index, label in labels.items()}
 
 
-def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> None:
+def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration: int) -> list[float]:
     """Refuse losses that are NaN or infinite.
 
     :param iteration: the iteration, counted from 0.
+    :returns: their values.
     :raises NonFiniteError: naming the task and the iteration.
     """
     # One transfer for all losses: each would stop the device.
@@ -91,6 +115,7 @@ def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration
                 f"the loss of task {quoted(task)} became {value} in iteration {iteration + 1}",
                 "lower the learning rate, or look at that task's labels",
             )
+    return values
 
 
 def _find_loss(target: str) -> Callable[..., Any]:

@@ -14,12 +14,9 @@ import torch
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.cosines import Cosines, cosines_path
-from recon_cli.artifacts.digests import FILE_PREFIX
 from recon_cli.artifacts.document import STANDARD_STREAM
-from recon_cli.artifacts.method import Method
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
-from recon_cli.artifacts.versions import Versions
 from recon_cli.config.schema import LoadedConfig
 from recon_cli.errors import ReconError, counted, quoted
 from recon_cli.experiment.build import build_experiment
@@ -28,16 +25,20 @@ from recon_cli.experiment.ranks import Ranks, joined_ranks
 from recon_cli.experiment.targets import search_path
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.cosine_log import CosineLog
-from recon_cli.profiling.interruption import Interrupted, Interruption, noticing_signals, unnoticed_workers
-from recon_cli.profiling.keeping import StateKeeper
 from recon_cli.profiling.leaders import leaders
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.observer import Nobody, Observer
-from recon_cli.profiling.run_folder import RunFolder
+from recon_cli.profiling.recording import Recording
 from recon_cli.profiling.sampling import Sampling
-from recon_cli.profiling.training import ProfiledTraining
+from recon_cli.profiling.scoring import Origin, scores_of
+from recon_cli.runs.attention import paying_attention
+from recon_cli.runs.folder import RunFolder
+from recon_cli.runs.identity import START_ANEW, check_same
+from recon_cli.runs.interruption import Interrupted, unnoticed_workers
+from recon_cli.runs.keeping import StateKeeper
 from recon_cli.sizes import option_bytes
 from recon_cli.updating.rotations import rotated_for
+from recon_cli.updating.training import Training
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _folder(
         return None
     for path in (output, cosines_path(output)) if save_cosines else (output,):
         _check_output(request, path, overwrite=overwrite)
-    folder = RunFolder(output)
+    folder = RunFolder.beside(output)
     if not (resume or overwrite):
         folder.check_absent()
     return folder
@@ -177,11 +178,10 @@ class _Run:
         config = request.config.config
         settings = config.profile
         self._request = request
-        self._seed = seed
         self._log = log
         self.steps = settings.iterations if request.iterations is None else request.iterations
-        self._sampling = _sampling(request, self.steps)
-        self._method = _method(request)
+        sampling = _sampling(request, self.steps)
+        method = config.chosen_method(request.method)
         self._ranks = ranks
         self.experiment = build_experiment(
             request.config,
@@ -191,22 +191,13 @@ class _Run:
             allow_code=request.allow_code,
             ranks=ranks,
         )
-        written = self.experiment.model
-        model = rotated_for(written, config.task_names, self._method)
+        model = rotated_for(self.experiment.model, config.task_names, method)
         # Rotations are no parameters, so that the optimizer stays right.
         self.experiment = replace(self.experiment, model=model)
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
-        self.training = ProfiledTraining(
-            self.experiment,
-            self.measurement,
-            self._sampling,
-            log,
-            ranks,
-            method=self._method,
-            seed=seed,
-            memory_limit=_memory_limit(request),
-            written=written,
-        )
+        self.recording = Recording(self.measurement, sampling, log, _memory_limit(request))
+        self.training = Training(self.experiment, method, recorder=self.recording, ranks=ranks, seed=seed)
+        self._origin = Origin(method, seed, request.config.digest, self.steps)
 
     def align(self, seed: int) -> None:
         """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
@@ -221,50 +212,24 @@ class _Run:
         """
         batches = self.experiment.batches
         restarts = batches.restarts
-        with noticing_signals() as interruption:
+        with paying_attention(keeper, self._ranks) as attention:
             while self.training.step < self.steps:
-                self._advance(interruption)
+                attention.during(self.training.advance)
                 if self.training.step == 1 and self.training.flow_fault is not None:
                     observer.warned(f"it will not be known what splits cost in operations: {self.training.flow_fault}")
                 if batches.restarts > restarts:
                     restarts = batches.restarts
                     observer.restarted(restarts)
                 observer.advanced(self.training.step, lambda: leaders(self.measurement))
-                signal, save = self._agree(interruption, keeper)
-                if signal and self.training.step < self.steps:
-                    raise Interrupted(signal, between_steps=True)
-                if save and keeper is not None:
-                    keeper.save()
+                attention.between(is_over=self.training.step == self.steps)
         self._warn_of_missing_tasks(observer)
         for note, times in self.training.notes.items():
             observer.warned(f"{note}: in {counted(times, 'step')} of {self.steps}")
         self.measurement.check_measured()
 
-    def _agree(self, interruption: Interruption, keeper: StateKeeper | None) -> tuple[int, bool]:
-        """The signal that any rank got, 0 if none did, and whether it is time to save: all ranks do the same."""
-        due = keeper is not None and keeper.is_due
-        highest = self._ranks.highest(2 * (interruption.signal or 0) + due)
-        return highest >> 1, bool(highest & 1)
-
-    def _advance(self, interruption: Interruption) -> None:
-        try:
-            self.training.advance()
-        except Exception:
-            # The signal may have ended processes that the step needed, such as those that load the data.
-            if interruption.signal is None:
-                raise
-            raise Interrupted(interruption.signal, between_steps=False) from None
-
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, and what tells the run from others."""
-        if self._log is not None:
-            # A state never counts on cosines that are not on disk.
-            self._log.flush()
-        return {
-            "run": self._identity(),
-            "training": self.training.state(),
-            "measurement": self.measurement.state(),
-        }
+        return {"run": self._identity(), "training": self.training.state()}
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Go on where a run of the same kind was.
@@ -272,22 +237,10 @@ class _Run:
         :param source: what the state is called in messages.
         :raises ReconError: naming what differs, if it was of another kind.
         """
-        if set(state) != {"run", "training", "measurement"}:
-            raise ReconError(f"{source} holds no state of a profile", "pass --force without --resume to start anew")
-        was, now = state["run"], self._identity()
-        changed = [name for name in now if was.get(name) != now[name]]
-        if changed:
-            differences = "; ".join(
-                f"{name}: {_short(was.get(name))} there, {_short(now[name])} here" for name in changed
-            )
-            raise ReconError(
-                f"the run in {source} is another one: {differences}",
-                "run it as it was begun, or pass --force without --resume to start anew",
-            )
-        self.measurement.restore(state["measurement"])
+        if set(state) != {"run", "training"}:
+            raise ReconError(f"{source} holds no state of a profile", START_ANEW)
+        check_same(state["run"], self._identity(), source)
         self.training.restore(state["training"])
-        if self._log is not None:
-            self._log.restore(self.measurement.iterations)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -295,11 +248,11 @@ class _Run:
             "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),
-            "method": self._method.model_dump_json(),
-            "seed": self._seed,
+            "method": self._origin.method.model_dump_json(),
+            "seed": self._origin.seed,
             "iterations": self.steps,
-            "samples": self._sampling.samples,
-            "every": self._sampling.every,
+            "samples": self.recording.sampling.samples,
+            "every": self.recording.sampling.every,
             "cosines": self._log is not None,
             "device": self.experiment.device.type,
             "processes": self._ranks.size,
@@ -311,7 +264,7 @@ class _Run:
         for index, task in enumerate(self.measurement.tasks):
             if index not in self.training.labelled:
                 observer.warned(f"task {quoted(task)} had no label in any batch, so nothing is known of its conflicts")
-            elif index not in self.training.measured:
+            elif index not in self.recording.tasks:
                 observer.warned(
                     f"task {quoted(task)} had labels, but in none of the steps that were measured; "
                     f"try another `--samples` or `--every`"
@@ -319,32 +272,7 @@ class _Run:
 
     def scores(self) -> Scores:
         """What was measured so far."""
-        measurement, experiment = self.measurement, self.experiment
-        return Scores(
-            tasks=measurement.tasks,
-            complete=self.training.step == self.steps,
-            steps=self.training.step,
-            steps_requested=self.steps,
-            iterations=measurement.iterations,
-            iterations_requested=self._sampling.count(self.steps),
-            stage_iterations=measurement.tally.stage_iterations(),
-            task_iterations=measurement.tally.task_iterations(),
-            pair_iterations=measurement.tally.pair_iterations(),
-            method=self._method,
-            seed=self._seed,
-            device=device_name(experiment.device),
-            batch_restarts=experiment.batches.restarts,
-            severities=tuple(measurement.settings.severities),
-            config_digest=self._request.config.digest,
-            model_digest=experiment.model_digest,
-            checkpoint_digest=experiment.checkpoint_digest,
-            versions=Versions(recon=__version__, torch=torch.__version__),
-            trunk=measurement.trunk(),
-            layers=measurement.scored_layers(),
-            features=measurement.scored_features(),
-            unranked=measurement.unranked_layers(),
-            flow=self.training.flow,
-        )
+        return scores_of(self.recording, self.training, self.experiment, self._origin)
 
     def write(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the scores, and the cosines if they are kept; both appear or neither does.
@@ -368,11 +296,6 @@ def _sampling(request: ProfileRequest, steps: int) -> Sampling:
     return Sampling(steps, settings.every, settings.samples if settings.every is None else None)
 
 
-def _method(request: ProfileRequest) -> Method:
-    configured = request.config.config.method
-    return configured if request.method in (None, configured.name) else Method(name=request.method)
-
-
 def _memory_limit(request: ProfileRequest) -> int | None:
     if request.memory_limit is None:
         return request.config.config.profile.memory_bytes
@@ -384,11 +307,6 @@ def _check_output(request: ProfileRequest, output: Path, *, overwrite: bool) -> 
     if request.checkpoint is not None:
         inputs.append(request.checkpoint)
     check_output(output, overwrite=overwrite, inputs=inputs)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return f"{text[:19]}..." if text.startswith(FILE_PREFIX) else text
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 from recon_cli.artifacts.publish import check_output, publish_bytes, publishing, reserve, write_all
 from recon_cli.artifacts.staging import OutputFolder, StagedFile
 from recon_cli.errors import ReconError
-from recon_cli.profiling.interruption import noticing_signals
+from recon_cli.runs.interruption import noticing_signals
 
 
 @pytest.fixture(params=["unnamed", "sibling", "without links", "without locks"])

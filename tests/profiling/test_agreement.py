@@ -12,17 +12,19 @@ import torch
 from torch.nn import functional as F
 
 from recon_cli.artifacts.scores import HISTOGRAM_BINS, LayerStage
-from recon_cli.config.schema import ProfileSection
+from recon_cli.config.schema import Config, ProfileSection
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import Task
+from recon_cli.experiment.optimization import Optimization
 from recon_cli.gradients.engine import GramEngine
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.profiling.cosines import cosines
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.profiler import ConflictProfiler
+from recon_cli.profiling.recording import Recording
 from recon_cli.profiling.sampling import Sampling
-from recon_cli.profiling.training import ProfiledTraining
+from recon_cli.updating.training import Training
 
 LAYERS = {
     "conv": ["conv.weight", "conv.bias"],
@@ -122,18 +124,27 @@ class GivenBatches:
     def __init__(self) -> None:
         self._batches = iter(make_batches())
 
-    def __next__(self):
+    def next_of_pass(self):
         return next(self._batches)
 
 
 def measured(severities: list[float]) -> Measurement:
     model = make_model()
     tasks = tuple(Task(name, F.cross_entropy, name, {}) for name in "abc")
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    experiment = Experiment(model, tasks, GivenBatches(), optimizer, torch.device("cpu"), None)
+    config = Config.model_validate(
+        {
+            "model": {"target": "a:b"},
+            "tasks": [{"name": name, "loss": "cross_entropy", "label": name} for name in "abc"],
+            "data": {"target": "a:b"},
+            "optimizer": {"target": "SGD", "kwargs": {"lr": LEARNING_RATE}},
+        }
+    )
+    device = torch.device("cpu")
+    optimization = Optimization(config, model, device)
+    experiment = Experiment(model, tasks, (0, 1, 2), GivenBatches(), optimization, device, model, None, None)
     settings = ProfileSection(iterations=ITERATIONS, severities=severities)
     measurement = Measurement(("a", "b", "c"), settings, discover_layers(model))
-    training = ProfiledTraining(experiment, measurement, Sampling(ITERATIONS, every=1))
+    training = Training(experiment, recorder=Recording(measurement, Sampling(ITERATIONS, every=1)))
     for _ in range(ITERATIONS):
         training.advance()
     return measurement

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon_cli.profiling import keeping
+from recon_cli.runs import keeping
 from tests import networks
 from tests.conftest import read_scores
 from tests.experiment.programs import WRITERS, write
@@ -120,7 +120,7 @@ def test_a_run_may_be_stopped_many_times(recon, config):
 
 
 DRIVER = (
-    "from recon_cli.profiling import keeping\n"
+    "from recon_cli.runs import keeping\n"
     "keeping.SAVE_SECONDS, keeping.SAVE_SHARE = 0.0, 1.0\n"
     "from recon_cli.cli.app import main\n"
     "raise SystemExit(main())"

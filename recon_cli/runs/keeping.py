@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recon_cli.errors import ReconError, describe
-from recon_cli.profiling.run_folder import RunFolder
+from recon_cli.runs.folder import RunFolder
 
 SAVE_SECONDS = 60.0
 """How often a state is saved."""

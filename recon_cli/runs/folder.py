@@ -1,6 +1,6 @@
-"""What a run keeps beside its output while it is under way: `scores.run/` beside `scores.json`.
+"""The folder that a run keeps while it is under way, such as `scores.run/` beside `scores.json`.
 
-It holds the last saved state, which is replaced as a whole, and goes when the scores are published.
+It holds the last saved state, which is replaced as a whole, and goes when the result is published.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ import torch
 
 from recon_cli.artifacts.publish import publishing
 from recon_cli.errors import ReconError, quoted
+from recon_cli.runs.identity import START_ANEW
 
-_ANEW = "pass --force without --resume to start anew"
 _HOW_ON = "pass --resume to go on with that run, or --force to start anew"
 
 
 class RunFolder:
     """The folder of one run.
 
-    :param output: the scores file that the run is to write.
     :ivar path: the folder.
     :ivar partial: where scores of a run that was interrupted lie, for those who do not want to wait.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.path = output.with_name(f"{output.name.removesuffix('.json')}.run")
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.partial = self.path / "partial.json"
         self._state = self.path / "state.pt"
+
+    @classmethod
+    def beside(cls, output: Path) -> RunFolder:
+        """The folder of a run that is to write one file."""
+        return cls(output.with_name(f"{output.name.removesuffix('.json')}.run"))
 
     @property
     def exists(self) -> bool:
@@ -80,9 +84,11 @@ class RunFolder:
             state = torch.load(self._state, map_location="cpu", weights_only=True, mmap=lazily)
         except Exception as error:  # noqa: BLE001  (a damaged file fails in any way)
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ReconError(f"cannot read the state of a run in {quoted(self._state)}: {reason[0]}", _ANEW) from None
+            raise ReconError(
+                f"cannot read the state of a run in {quoted(self._state)}: {reason[0]}", START_ANEW
+            ) from None
         if not isinstance(state, dict):
-            raise ReconError(f"{quoted(self._state)} is no state of a run", _ANEW)
+            raise ReconError(f"{quoted(self._state)} is no state of a run", START_ANEW)
         return state
 
     def discard_state(self) -> None:

@@ -1,0 +1,62 @@
+"""The scores document of a training that was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from recon_cli._version import __version__
+from recon_cli.artifacts.method import Method
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.versions import Versions
+from recon_cli.experiment.build import Experiment
+from recon_cli.experiment.device import device_name
+from recon_cli.profiling.recording import Recording
+from recon_cli.updating.training import Training
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where scores come from.
+
+    :ivar method: the update rule.
+    :ivar config_digest: of the config's file.
+    :ivar steps: the steps of the whole run.
+    """
+
+    method: Method
+    seed: int
+    config_digest: str
+    steps: int
+
+
+def scores_of(recording: Recording, training: Training, experiment: Experiment, origin: Origin) -> Scores:
+    """What was measured so far."""
+    measurement = recording.measurement
+    return Scores(
+        tasks=measurement.tasks,
+        complete=training.step == origin.steps,
+        steps=training.step,
+        steps_requested=origin.steps,
+        iterations=measurement.iterations,
+        iterations_requested=recording.sampling.count(origin.steps),
+        stage_iterations=measurement.tally.stage_iterations(),
+        task_iterations=measurement.tally.task_iterations(),
+        pair_iterations=measurement.tally.pair_iterations(),
+        method=origin.method,
+        seed=origin.seed,
+        device=device_name(experiment.device),
+        batch_restarts=experiment.batches.restarts,
+        severities=tuple(measurement.settings.severities),
+        config_digest=origin.config_digest,
+        model_digest=experiment.model_digest,
+        checkpoint_digest=experiment.checkpoint_digest,
+        versions=Versions(recon=__version__, torch=torch.__version__),
+        trunk=measurement.trunk(),
+        layers=measurement.scored_layers(),
+        features=measurement.scored_features(),
+        unranked=measurement.unranked_layers(),
+        # The flow is that of the network before it was branched.
+        flow=training.flow if experiment.manifest is None else None,
+    )
