@@ -7,6 +7,7 @@ column is relative to starting Python, which is measured in the same rounds.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def main() -> None:
             "recon rank (table)": (*RECON, "rank", "scores.json", "-S", "-0.1"),
             "recon rank (authors' file)": (*RECON, "rank", str(RANKING), "--json"),
             "recon compare-rankings": (*RECON, "compare-rankings", str(RANKING), str(RANKING), "--json"),
+            "recon compare-conflicts": (*RECON, "compare-conflicts", "scores.json", "again.json"),
             "recon split (0.3 MB)": (*RECON, "split", "model.safetensors", "--layers", "fc", "--tasks", "a,b",
                                      "-o", "b.safetensors", "--force"),
         }  # fmt: skip
@@ -56,6 +58,7 @@ def prepare(folder: Path) -> None:
         [*RECON, "profile", str(config), "-o", "scores.json", "--iterations", "20", "--quiet"],
     ):
         subprocess.run([sys.executable, *arguments], cwd=folder, check=True)
+    shutil.copy(folder / "scores.json", folder / "again.json")
 
 
 def cpu_seconds(command: list[str], folder: Path) -> float:

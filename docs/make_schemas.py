@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from recon_cli.artifacts.comparison import Comparison
+from recon_cli.artifacts.conflict_comparison import ConflictComparison
 from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.inspection import Inspection
@@ -18,7 +19,7 @@ from recon_cli.artifacts.verification import Verification
 
 KINDS: tuple[type[Document], ...] = (
     Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection, Extraction, Unsplitting,
-    CheckpointDifference, Methods,
+    CheckpointDifference, Methods, ConflictComparison,
 )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _LONG = 400
 
@@ -53,6 +53,16 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     names = list(names)
     text = ", ".join(quoted(name) for name in names[:limit])
     return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
+
+
+def lacking(one: object, has: Collection[str], other: object, holds: Collection[str]) -> str:
+    """What each of two lacks of the other's names, as a phrase: `a` lacks `x`; `b` lacks `y`; empty if nothing.
+
+    :param has: the names that `one` has.
+    :param holds: the names that `other` has.
+    """
+    pairs = ((other, sorted(set(has) - set(holds))), (one, sorted(set(holds) - set(has))))
+    return "; ".join(f"{quoted(who)} lacks {listed(missing)}" for who, missing in pairs if missing)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

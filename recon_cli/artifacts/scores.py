@@ -20,6 +20,7 @@ from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
+BIN_WIDTH = 2 / HISTOGRAM_BINS
 
 _ROUNDING = 1e-6
 
@@ -31,6 +32,14 @@ def histogram_edge(index: int) -> float:
     """The lower edge of a histogram bin, the double nearest to `index / 200 - 1`."""
     half = HISTOGRAM_BINS // 2
     return (index - half) / half
+
+
+def edge_index(cosine: float) -> int | None:
+    """The histogram bin that has this lower edge (400 for the upper edge of the last), or None if none has."""
+    if not abs(cosine) <= 1:
+        return None
+    index = round((cosine + 1) * HISTOGRAM_BINS / 2)
+    return index if histogram_edge(index) == cosine else None
 
 
 class Histogram(Record):
@@ -268,6 +277,10 @@ class Scores(Document):
         """
         return sum(self._count(part, severity) for part in self._stages(layer, stage))
 
+    def below(self, layer: ScoredLayer | ScoredFeature | None, edge: int, stage: int | None = None) -> int:
+        """The number of task pairs with a cosine strictly below the lower edge of bin `edge` of the histogram."""
+        return sum(part.histogram.below(edge) for part in self._stages(layer, stage))
+
     def pairs(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> int:
         """The number of task pairs that were measured for a layer, summed over iterations."""
         return sum(part.pairs for part in self._stages(layer, stage))
@@ -307,14 +320,13 @@ class Scores(Document):
     def _count(self, part: LayerStage, severity: float) -> int:
         if severity in self.severities:
             return part.conflicts[self.severities.index(severity)]
-        half = HISTOGRAM_BINS // 2
-        edge = round((severity + 1) * half)
-        if 0 <= edge <= HISTOGRAM_BINS and histogram_edge(edge) == severity:
+        edge = edge_index(severity)
+        if edge is not None:
             return part.histogram.below(edge)
         grid = ", ".join(number(value) for value in self.severities)
         raise ReconError(
             f"the scores hold no exact count for the severity {number(severity)}",
-            f"choose a multiple of {1 / half:g} in (-1, 0], or one of those counted directly: {grid}",
+            f"choose a multiple of {BIN_WIDTH:g} in (-1, 0], or one of those counted directly: {grid}",
         )
 
     def check_stage(self, stage: int) -> None:

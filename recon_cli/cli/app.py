@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from recon_cli._version import __version__
-from recon_cli.cli import compare_rankings, diff, extract, init, inspect, methods, profile, rank, split, unsplit, verify
+from recon_cli.cli import (
+    compare_conflicts,
+    compare_rankings,
+    diff,
+    extract,
+    init,
+    inspect,
+    methods,
+    profile,
+    rank,
+    split,
+    unsplit,
+    verify,
+)
 from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
@@ -30,6 +43,7 @@ app.command("profile", short_help="Measure conflicts layer by layer.")(profile.c
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
+app.command("compare-conflicts", short_help="Compare conflicts of runs.")(compare_conflicts.command)
 app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
 app.command("extract", short_help="Write one task's plain checkpoint.")(extract.command)
 app.command("unsplit", short_help="Write the shared checkpoint again.")(unsplit.command)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.comparison import Comparison
+from recon_cli.artifacts.conflict_comparison import ConflictComparison
 from recon_cli.artifacts.difference import CheckpointDifference
 from recon_cli.artifacts.document import Document, name_of, read_bytes
 from recon_cli.artifacts.inspection import InspectedDocument, Inspection
@@ -108,6 +109,21 @@ def _comparison(comparison: Comparison) -> Facts:
     }
 
 
+def _conflict_comparison(comparison: ConflictComparison) -> Facts:
+    reductions = {run.name: run.reduction_percent for run in comparison.runs[1:]}
+    return {
+        "tasks": _names(comparison.tasks),
+        "runs": _names([run.name for run in comparison.runs]),
+        "layer": "all shared layers as one" if comparison.layer is None else comparison.layer,
+        "stage": "the whole profile" if comparison.stage is None else str(comparison.stage),
+        "bound": number(comparison.bound),
+        "reductions": ", ".join(
+            f"{name} {'not known' if reduction is None else f'{reduction:.2f}%'}"
+            for name, reduction in reductions.items()
+        ),
+    }
+
+
 def _plan(plan: SplitPlan) -> Facts:
     return {**_split(plan), "to write": f"{plan.output.total:,} bytes"}
 
@@ -185,6 +201,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Scores: _scores,
     Ranking: _ranking,
     Comparison: _comparison,
+    ConflictComparison: _conflict_comparison,
     Manifest: _manifest,
     SplitPlan: _plan,
     Verification: _verification,

@@ -9,7 +9,7 @@ from pathlib import Path
 from recon_cli.artifacts.comparison import Comparison
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.errors import ReconError, listed, number, quoted
+from recon_cli.errors import ReconError, lacking, number
 
 DEFAULT_TOP = 10
 
@@ -114,16 +114,9 @@ def exceeds(comparison: Comparison, limit: float | None) -> str | None:
 
 
 def _check_same_layers(rankings: Sequence[Sequence[str]], names: Sequence[str]) -> None:
-    first = set(rankings[0])
     for ranking, name in zip(rankings[1:], names[1:], strict=True):
-        missing, extra = sorted(first - set(ranking)), sorted(set(ranking) - first)
-        parts = []
-        if missing:
-            parts.append(f"{quoted(name)} lacks {listed(missing)}")
-        if extra:
-            parts.append(f"{quoted(names[0])} lacks {listed(extra)}")
-        if parts:
+        if difference := lacking(names[0], rankings[0], name, ranking):
             raise ReconError(
-                f"the rankings hold different layers: {'; '.join(parts)}",
+                f"the rankings hold different layers: {difference}",
                 "pass --common to compare over the layers that all of them hold",
             )

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import counted, number
-from recon_cli.reporting.tables import add_row, bar, make_table, percent
+from recon_cli.reporting.tables import add_row, bar, make_table, percent, percent_interval
 
 if TYPE_CHECKING:
     from recon_cli.profiling.leaders import Leader
@@ -31,7 +31,7 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
     else:
         table = make_table(">#", "layer", ">score", ">rate", ">95% interval", ">parameters")
         for place, layer in enumerate(ranking.layers, start=1):
-            rate, interval = percent(layer.rate or 0.0), _interval(layer.interval)
+            rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
             add_row(table, [place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
     yield table
 
@@ -60,7 +60,3 @@ def leaders_table(leaders: Sequence[Leader]) -> Table:
     for leader in leaders:
         add_row(table, [leader.name, leader.score, percent(leader.rate), bar(leader.rate)])
     return table
-
-
-def _interval(ends: tuple[float, float] | None) -> str:
-    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}%"

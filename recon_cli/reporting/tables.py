@@ -47,3 +47,8 @@ def readable_bytes(size: int) -> str:
 def percent(share: float) -> str:
     """A share in percent."""
     return f"{100 * share:.2f}%"
+
+
+def percent_interval(shares: tuple[float, float]) -> str:
+    """An interval of shares in percent."""
+    return f"{100 * shares[0]:.1f} to {100 * shares[1]:.1f}%"

@@ -16,7 +16,7 @@ from tests.conftest import AUTHORS_RANKING
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods",
+    "methods", "compare-conflicts",
 ]  # fmt: skip
 
 
@@ -69,6 +69,7 @@ NEEDS_NO_TORCH = {
     "rank": ["rank", "ranking.json", "-o", "r.json"],
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],
+    "compare-conflicts": ["compare-conflicts", "scores.json", "run", "-o", "c.json"],
     "split": ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "-o", "b.safetensors"],
     "split of a ranking": ["split", "model.safetensors", "--ranking", "ranking2.json", "--top-k", "1", "--dry-run"],
     "verify": ["verify", "branched.safetensors", "--source", "model.safetensors"],
@@ -89,6 +90,8 @@ def files(recon, scores, ranking, checkpoint, tmp_path):
     weights = torch.zeros(4, 4)
     torch.save({"epoch": 1, "model": {"a.weight": weights, "b.weight": weights.t()}}, tmp_path / "training.ckpt")
     ranking.rename(tmp_path / "ranking2.json")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "scores.json").write_bytes(scores.read_bytes())
     (tmp_path / "ranking.json").write_bytes(AUTHORS_RANKING.read_bytes())
     recon("split", checkpoint, "--layers", "conv", "--tasks", "a,b", "-o", "branched.safetensors").succeeds()
     return tmp_path
@@ -136,6 +139,7 @@ def test_standard_output_carries_data_only(recon, files, mode):
     for arguments in (
         ["rank", "ranking.json", mode],
         ["compare-rankings", "ranking.json", "ranking.json", mode],
+        ["compare-conflicts", "scores.json", "run", mode],
         ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "--dry-run", mode],
         ["verify", "branched.safetensors", "--source", "model.safetensors", mode],
         ["inspect", "training.ckpt", mode],

@@ -391,6 +391,8 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
     Path("unsplitting.json").write_text(recon("unsplit", "b.safetensors", "-o", "u.safetensors", "--json").out)
     Path("difference.json").write_text(recon("diff", "e.safetensors", "u.safetensors", "--json").out)
     Path("methods.json").write_text(recon("methods", "--json").out)
+    shutil.copy(scores, "copy.json")
+    recon("compare-conflicts", scores, "copy.json", "-o", "conflict-comparison.json").succeeds()
     shutil.copy("b.manifest.json", "manifest.json")
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
@@ -403,6 +405,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
         "extraction": ["left", "e.safetensors"],
         "unsplitting": ["equal", "u.safetensors"],
         "difference": ["e.safetensors, u.safetensors", "yes"],
+        "conflict-comparison": ["left, right", "copy.json 0.00%", "-0.01"],
         "methods": ["manipulation", "gradops", "balancing", "famo"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out

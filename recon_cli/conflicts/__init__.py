@@ -1,0 +1,1 @@
+"""How conflicts are distributed in several runs, and by how much they were reduced."""
