@@ -94,3 +94,11 @@ def _with_parts(output: Any, parts: Mapping[str, Any]) -> Any:
 def _has_fields(output: Any, tasks: Sequence[str]) -> bool:
     """Whether an output is a named tuple whose fields are called like the tasks; their order does not matter then."""
     return set(tasks) <= set(getattr(output, "_fields", ()))
+
+
+def items_of(label: Any) -> int:
+    """How many items a label is of: the length of its first dimension, and 1 for what has none."""
+    shape = getattr(label, "shape", None)
+    if shape is not None:
+        return int(shape[0]) if len(shape) else 1
+    return len(label) if isinstance(label, (tuple, list)) else 1

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def save_state_dict(state: Mapping[str, torch.Tensor], path: Path, *, overwrite: bool = False) -> None:
+def save_state_dict(
+    state: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    overwrite: bool = False,
+    carried: Mapping[str, str] | None = None,
+) -> None:
     """Write a state dict as safetensors; tied tensors are written under each of their names.
 
+    :param carried: texts that the file carries besides, by their names.
     :raises ReconError: if the file exists and `overwrite` is off, or the format has no such tensor.
     """
     from recon_cli.checkpoints.memory_source import TensorSource
 
     check_output(path, overwrite=overwrite)
+    metadata = {"format": "pt", **(carried or {})}
     with TensorSource(state, "the state dict") as source, publishing([path], overwrite=overwrite) as (file,):
-        write_safetensors(file.descriptor, source, {key: (key,) for key in state}, lambda _: {"format": "pt"})
+        write_safetensors(file.descriptor, source, {key: (key,) for key in state}, lambda _: metadata)
 
 
 def write_checkpoint(

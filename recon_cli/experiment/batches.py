@@ -93,7 +93,7 @@ class Batches:
         self._section = section
         self._device = device
         self._ranks = ranks
-        self._loader = _make_loader(section, seed, self._ranks)
+        self._loader = make_loader("data.target", section, seed, self._ranks)
         self.restarts = 0
         self._started = False
         self.passes = 0
@@ -127,7 +127,8 @@ class Batches:
                 return None
             self._position += 1
             self.restarts = self.passes
-            return self._batch(raw)
+            self._started = True
+            return as_batch(raw, self._section, self._device)
 
     def state(self) -> dict[str, Any]:
         """Where the sequence is, and how the random numbers stood when its present pass over the data began."""
@@ -172,6 +173,18 @@ class Batches:
                         f"but {self._position} or more to the run that is to go on"
                     )
 
+    @property
+    def length(self) -> int | None:
+        """The batches of a pass that this rank takes, if the data says so."""
+        if not isinstance(self._loader, Sized):
+            return None
+        try:
+            batches = len(self._loader)
+        # A stream of unknown length has the method, but no length.
+        except TypeError:
+            return None
+        return batches if _is_sharded(self._loader) else batches // self._ranks.size
+
     def close(self) -> None:
         """End the processes that load the data, if there are any."""
         self._raw = None
@@ -205,24 +218,29 @@ class Batches:
             )
         return ReconError(f"data.target {target} is empty: it gave no batch")
 
-    def _batch(self, raw: Any) -> Batch:
-        self._started = True
-        raw = _to_device(raw, self._device)
-        if isinstance(raw, Mapping):
-            key = self._section.inputs
-            if key not in raw:
-                raise ReconError(
-                    f"a batch of {quoted(self._section.target)} has no key {quoted(key)} for the inputs; "
-                    f"it has {listed(raw)}",
-                    "name the key of the inputs: `data: {inputs: image, ...}`",
-                )
-            return Batch(raw[key], raw)
-        if isinstance(raw, (tuple, list)) and len(raw) >= 2:
-            return Batch(raw[0], raw[1] if len(raw) == 2 else raw[1:])
-        raise ReconError(
-            f"a batch of {quoted(self._section.target)} is a {quoted(type(raw).__name__)}; "
-            f"a mapping or (inputs, targets) was expected"
-        )
+
+def as_batch(raw: Any, section: DataSection, device: torch.device) -> Batch:
+    """What data gave, on a device.
+
+    :param raw: (inputs, targets), (inputs, target, target, ...), or a mapping.
+    :param section: says which key of a mapping holds the inputs.
+    :raises ReconError: if it is something else.
+    """
+    raw = _to_device(raw, device)
+    if isinstance(raw, Mapping):
+        key = section.inputs
+        if key not in raw:
+            raise ReconError(
+                f"a batch of {quoted(section.target)} has no key {quoted(key)} for the inputs; it has {listed(raw)}",
+                "name the key of the inputs: `data: {inputs: image, ...}`",
+            )
+        return Batch(raw[key], raw)
+    if isinstance(raw, (tuple, list)) and len(raw) >= 2:
+        return Batch(raw[0], raw[1] if len(raw) == 2 else raw[1:])
+    raise ReconError(
+        f"a batch of {quoted(section.target)} is a {quoted(type(raw).__name__)}; "
+        f"a mapping or (inputs, targets) was expected"
+    )
 
 
 class Share(Iterable[Any]):
@@ -235,6 +253,9 @@ class Share(Iterable[Any]):
         self._batches = batches
         self._ranks = ranks
 
+    def __len__(self) -> int:
+        return len(self._batches) // self._ranks.size
+
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._batches)
         # Every rank makes as many steps as the others, so a last round that is not full is left out.
@@ -246,19 +267,26 @@ def _is_sharded(loader: Iterable[Any]) -> bool:
     return isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, Share)
 
 
-def _make_loader(section: DataSection, seed: int, ranks: Ranks) -> Iterable[Any]:
-    made = call_target("data.target", section.target, **section.kwargs)
+def make_loader(what: str, section: DataSection, seed: int, ranks: Ranks = ALONE) -> Iterable[Any]:
+    """The batches of one pass over the data, each time it is gone through.
+
+    :param what: the key of the target, as messages name it.
+    :param seed: seeds the order in which a Dataset is shuffled.
+    :param ranks: of every `ranks.size` batches of a Dataset, only that at this rank's place is loaded.
+    :raises ReconError: if the target fails, or is no data.
+    """
+    made = call_target(what, section.target, **section.kwargs)
     if not isinstance(made, Dataset):
         if not isinstance(made, Iterable):
             raise ReconError(
-                f"data.target {quoted(section.target)} returned a {quoted(type(made).__name__)}; "
+                f"{what} {quoted(section.target)} returned a {quoted(type(made).__name__)}; "
                 f"a Dataset or an iterable of batches was expected"
             )
         return made
     is_stream = isinstance(made, IterableDataset)
-    with user_code(f"the length of data.target {quoted(section.target)}"):
+    with user_code(f"the length of {what} {quoted(section.target)}"):
         if not is_stream and len(made) == 0:  # type: ignore[arg-type]  # map-style data sets have a length
-            raise ReconError(f"data.target {quoted(section.target)} is empty: it has no items")
+            raise ReconError(f"{what} {quoted(section.target)} is empty: it has no items")
     generator = torch.Generator().manual_seed(seed)
     if ranks.size > 1 and not is_stream:
         # The batches are those that one process alone would make; each rank loads only its own.

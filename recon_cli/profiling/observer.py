@@ -32,10 +32,3 @@ class Observer(Protocol):
 
     def suspended(self, folder: Path, step: int | None) -> None:
         """The run was asked to stop; `folder` keeps it as it was after `step`, or as it was last saved."""
-
-
-class Nobody:
-    """An observer for the ranks that do not speak."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_: None

@@ -27,7 +27,7 @@ from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.cosine_log import CosineLog
 from recon_cli.profiling.leaders import leaders
 from recon_cli.profiling.measure import Measurement
-from recon_cli.profiling.observer import Nobody, Observer
+from recon_cli.profiling.observer import Observer
 from recon_cli.profiling.recording import Recording
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.scoring import Origin, scores_of
@@ -36,6 +36,7 @@ from recon_cli.runs.folder import RunFolder
 from recon_cli.runs.identity import START_ANEW, check_same
 from recon_cli.runs.interruption import Interrupted, unnoticed_workers
 from recon_cli.runs.keeping import StateKeeper
+from recon_cli.runs.observer import Nobody
 from recon_cli.sizes import option_bytes
 from recon_cli.updating.rotations import rotated_for
 from recon_cli.updating.training import Training

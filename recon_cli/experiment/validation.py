@@ -1,0 +1,49 @@
+"""The data that a network is evaluated on, all of it, in its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from recon_cli.config.schema import DataSection, ValidationSection
+from recon_cli.errors import quoted
+from recon_cli.experiment.batches import Batch, as_batch, make_loader
+from recon_cli.experiment.ranks import ALONE, Ranks
+from recon_cli.experiment.targets import user_code
+
+
+class ValidationData:
+    """Batches of one pass over the data, as often as they are asked for.
+
+    :param section: names the data.
+    :param training: the training data, whose batch size and key of inputs count where the section has none.
+    :param ranks: of every `ranks.size` batches, each rank takes the one at its place; some may have one more.
+    """
+
+    def __init__(
+        self, section: ValidationSection, training: DataSection, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        self._section = DataSection(
+            target=section.target,
+            kwargs=section.kwargs,
+            batch_size=section.batch_size or training.batch_size,
+            shuffle=False,
+            drop_last=False,
+            workers=section.workers,
+            inputs=section.inputs or training.inputs,
+        )
+        self._what = f"validation.target {quoted(section.target)}"
+        self._device = device
+        self._ranks = ranks
+        self._loader = make_loader("validation.target", self._section, 0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = islice(self._loader, self._ranks.rank, None, self._ranks.size)
+        while True:
+            with user_code(self._what):
+                raw = next(batches, None)
+            if raw is None:
+                return
+            yield as_batch(raw, self._section, self._device)

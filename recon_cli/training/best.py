@@ -1,0 +1,49 @@
+"""Which of the evaluations is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from recon_cli.artifacts.training import Criterion, Figures
+from recon_cli.errors import ReconError, listed, quoted
+
+
+class BestBy:
+    """What makes an evaluation better than another: a figure of one task, or its mean over the tasks that have it.
+
+    :param name: `loss` or a metric's name, or `task/name`.
+    :param criteria: those that there are.
+    :ivar higher: whether higher is better.
+    :raises ReconError: if there is no such figure, or its tasks disagree on what is better.
+    """
+
+    def __init__(self, name: str, criteria: Sequence[Criterion]) -> None:
+        task, slash, of_task = name.rpartition("/")
+        found = [
+            each for each in criteria if (each.name == of_task and each.task == task if slash else each.name == name)
+        ]
+        if not found:
+            known = sorted({each.name for each in criteria} | {f"{each.task}/{each.name}" for each in criteria})
+            raise ReconError(
+                f"`train.best` names {quoted(name)}, which is not evaluated", f"name one of {listed(known, len(known))}"
+            )
+        if len({each.better for each in found}) > 1:
+            raise ReconError(
+                f"`train.best` names {quoted(name)}, of which some tasks want high values and others low ones",
+                "name that of one task: `task/metric`",
+            )
+        self._of = [(each.task, each.name) for each in found]
+        self.higher = found[0].better == "higher"
+
+    def value(self, figures: Figures) -> float | None:
+        """What an evaluation came to; None where nothing can be said of it."""
+        values = [figures[task][name] for task, name in self._of if task in figures]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    def is_better(self, value: float | None, than: float | None) -> bool:
+        """Whether an evaluation is better than an earlier one, if there is one."""
+        if value is None or than is None:
+            return than is None
+        return value > than if self.higher else value < than

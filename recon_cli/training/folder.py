@@ -1,0 +1,61 @@
+"""The folder of one trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recon_cli.errors import ReconError, quoted
+from recon_cli.runs.folder import RunFolder
+from recon_cli.runs.identity import START_ANEW
+
+
+class TrainingFolder:
+    """Where a training writes.
+
+    :ivar log: a JSON object per line.
+    :ivar best: the weights of the best evaluation.
+    :ivar last: the weights after the last step.
+    :ivar scores: the conflicts, if they were measured.
+    :ivar document: what the training came to; it is there once it is over.
+    :ivar run: what is kept while it is under way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "log.jsonl"
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.scores = path / "scores.json"
+        self.document = path / "training.json"
+        self.run = RunFolder(path / "run")
+
+    def create(self) -> None:
+        """Make the folders that are not there yet.
+
+        :raises ReconError: if one cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReconError(f"cannot make the folder {quoted(self.path)}: {error.strerror}") from None
+
+    def clear(self) -> None:
+        """Remove what an earlier training left.
+
+        :raises ReconError: if it cannot be removed.
+        """
+        try:
+            for path in (self.document, self.scores, self.best, self.last, self.log):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ReconError(f"cannot remove what is in {quoted(self.path)}: {error.strerror}") from None
+        self.run.remove()
+
+    def check_begun(self) -> None:
+        """Refuse to go on where no training was begun but files lie.
+
+        :raises ReconError: if there are any.
+        """
+        for path in (self.document, self.scores, self.best, self.last, self.log):
+            if path.exists():
+                raise ReconError(f"{quoted(path)} is there, but no state of a run to go on with", START_ANEW)
