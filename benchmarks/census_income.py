@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recon_cli.datasets.census_income import TASKS, CensusIncome, Part, census_income, small_census_income
-from recon_cli.experiment.metrics import area_under_curve
+from recon_cli.metrics.auc import area_under_curve
 from recon_cli.rules.registry import RULES
 from recon_cli.updating.in_loop import method_of
 from recon_cli.updating.rotations import rotated_for

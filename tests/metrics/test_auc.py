@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_cli.errors import ReconError
-from recon_cli.experiment.metrics import area_under_curve
+from recon_cli.metrics.auc import area_under_curve
 
 # Few different scores, so that many are tied, and any others.
 SCORES = st.integers(-2, 2).map(float) | st.floats(allow_nan=False, width=32)
