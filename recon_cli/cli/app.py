@@ -23,6 +23,7 @@ from recon_cli.cli import (
     profile,
     rank,
     split,
+    train,
     unsplit,
     verify,
 )
@@ -42,6 +43,7 @@ app.command("inspect", short_help="Show what is in a file.")(inspect.command)
 app.command("profile", short_help="Measure conflicts layer by layer.")(profile.command)
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
+app.command("train", short_help="Train the network, or the branched one.")(train.command)
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
 app.command("compare-conflicts", short_help="Compare conflicts of runs.")(compare_conflicts.command)
 app.command("verify", short_help="Check a branched checkpoint.")(verify.command)

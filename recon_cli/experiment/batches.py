@@ -254,7 +254,7 @@ class Share(Iterable[Any]):
         self._ranks = ranks
 
     def __len__(self) -> int:
-        return len(self._batches) // self._ranks.size
+        return len(self._batches) // self._ranks.size  # type: ignore[arg-type]  # asked for where there is one only
 
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self._batches)

@@ -30,7 +30,7 @@ class Observer(Protocol):
     def evaluated(self, epoch: int, figures: Figures, *, is_best: bool) -> None:
         """The network was evaluated."""
 
-    def finished(self, title: str) -> None:
+    def finished(self) -> None:
         """A network is trained."""
 
     def noted(self, message: str) -> None:

@@ -145,7 +145,7 @@ def _train(
                 folder.run.remove()
             except ReconError as error:
                 observer.warned(error.message)
-    observer.finished(network.title)
+    observer.finished()
     return trained
 
 
