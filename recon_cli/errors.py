@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 _LONG = 400
 
@@ -88,11 +88,21 @@ def describe(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  (somebody else's `__str__`)
         lines = []
     # A worker process of a DataLoader and TorchScript send a whole traceback; the reason stands last.
-    if lines and lines[0].startswith("Caught ") and "worker process" in lines[0]:
+    if _is_of_worker(lines):
         return lines[-1]
     if lines and lines[0].startswith("The following operation failed in the TorchScript interpreter"):
         return lines[-1]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def raised_in_worker(error: ReconError) -> ReconError | None:
+    """The error, without its hint, that a worker process of a DataLoader sent as a traceback; None for other errors."""
+    lines = error.message.strip().splitlines()
+    return ReconError(lines[-1].partition(": ")[2]) if _is_of_worker(lines) else None
+
+
+def _is_of_worker(lines: Sequence[str]) -> bool:
+    return bool(lines) and lines[0].startswith("Caught ") and "worker process" in lines[0]
 
 
 def is_unicode(text: str) -> bool:

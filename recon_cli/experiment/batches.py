@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -117,7 +118,7 @@ class Batches:
                 self._beginning = {"random": random_states(), "generator": self._generator_state()}
                 self._raw, self._position = self._begin(), 0
                 self._is_between = False
-            raw = next(self._raw, _END)
+            raw = self._next()
             if raw is _END:
                 if self._position == 0:
                     raise self._no_more()
@@ -167,7 +168,7 @@ class Batches:
         with user_code(f"data.target {quoted(self._section.target)}"):
             self._raw = self._begin()
             for done in range(self._position):
-                if next(self._raw, _END) is _END:
+                if self._next() is _END:
                     raise ReconError(
                         f"data.target {quoted(self._section.target)} gave {done} batches this time, "
                         f"but {self._position} or more to the run that is to go on"
@@ -188,6 +189,17 @@ class Batches:
     def close(self) -> None:
         """End the processes that load the data, if there are any."""
         self._raw = None
+
+    def _next(self) -> Any:
+        """The next batch as the data gives it, or `_END`."""
+        assert self._raw is not None
+        try:
+            return next(self._raw, _END)
+        except Exception as error:
+            # The frames of an error that a worker sent hold that error, and the workers, which would never end.
+            self._raw = None
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     def _begin(self) -> Iterator[Any]:
         if self._ranks.size > 1 and not _is_sharded(self._loader):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recon_cli.errors import ReconError, describe, did_you_mean, quoted
+from recon_cli.errors import ReconError, describe, did_you_mean, quoted, raised_in_worker
 
 
 @contextlib.contextmanager
@@ -35,7 +35,10 @@ def user_code(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except ReconError:
+    except ReconError as error:
+        sent = raised_in_worker(error)
+        if sent is not None:
+            raise sent from error
         raise
     except torch.OutOfMemoryError as error:
         raise ReconError(f"{what} ran out of memory: {describe(error)}", "lower `data.batch_size`") from error
