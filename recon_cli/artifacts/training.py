@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.method import Method
@@ -100,3 +100,16 @@ class Results(Document):
     split_layers: Count
     method: Method
     trainings: tuple[Training, ...] = Field(description="by seed, and for single tasks by task")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Results:
+        known = {(criterion.task, criterion.name) for criterion in self.criteria}
+        if len(known) < len(self.criteria):
+            raise ValueError("a criterion stands in `criteria` twice")
+        for statistics in (self.last, self.best):
+            figures = {(task, name): figure for task, of_task in statistics.items() for name, figure in of_task.items()}
+            if statistics and set(figures) != known:
+                raise ValueError("the figures are not those that `criteria` names")
+            if any(figure is not None and len(figure.values) != len(self.seeds) for figure in figures.values()):
+                raise ValueError("a figure has not one value per seed")
+        return self

@@ -15,6 +15,7 @@ from recon_cli._version import __version__
 from recon_cli.cli import (
     compare_conflicts,
     compare_rankings,
+    compare_results,
     diff,
     extract,
     init,
@@ -46,6 +47,7 @@ app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("train", short_help="Train the network, or the branched one.")(train.command)
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
 app.command("compare-conflicts", short_help="Compare conflicts of runs.")(compare_conflicts.command)
+app.command("compare-results", short_help="Compare what trainings came to.")(compare_results.command)
 app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
 app.command("extract", short_help="Write one task's plain checkpoint.")(extract.command)
 app.command("unsplit", short_help="Write the shared checkpoint again.")(unsplit.command)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
-from recon_cli.artifacts.document import STANDARD_STREAM, name_of
+from recon_cli.artifacts.run_files import run_files
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import ReconError
 
@@ -30,14 +29,7 @@ def scores_files(paths: Sequence[Path]) -> list[Path]:
     """
     if len(paths) < 2:
         raise ReconError("one run is given, but a comparison needs two or more")
-    if paths.count(STANDARD_STREAM) > 1:
-        raise ReconError("standard input can be read only once, but `-` is given twice")
-    files = [path / _SCORES if path != STANDARD_STREAM and path.is_dir() else path for path in paths]
-    known = [path for path in files if path != STANDARD_STREAM and path.exists()]
-    for one, other in combinations(known, 2):
-        if one.samefile(other):
-            raise ReconError(f"{name_of(one)} and {name_of(other)} are one run", "name each run once")
-    return files
+    return run_files(paths, _SCORES)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

@@ -16,9 +16,11 @@ from recon_cli.artifacts.method import describe
 from recon_cli.artifacts.methods import Methods
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.result_comparison import Improvement, ResultComparison
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
+from recon_cli.artifacts.training import Evaluation, Figures, Results, Statistics, Training
 from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
 
@@ -124,6 +126,52 @@ def _conflict_comparison(comparison: ConflictComparison) -> Facts:
     }
 
 
+def _training(training: Training) -> Facts:
+    return {
+        "tasks": _names(training.tasks),
+        "seed": str(training.seed),
+        "method": describe(training.method),
+        "training steps": f"{training.steps}, in {counted(training.epochs, 'epoch')}",
+        "split layers": str(training.split_layers),
+        "parameters": f"{training.parameters:,}",
+        "last evaluation": _evaluation(training.last),
+        f"best by {training.best_by}": _evaluation(training.best),
+        "device": training.device,
+        "made by": f"Recon {training.versions.recon}, torch {training.versions.torch}",
+    }
+
+
+def _results(results: Results) -> Facts:
+    return {
+        "tasks": _names(results.tasks),
+        "networks": "one for each task" if results.single_task else "one for all tasks",
+        "method": describe(results.method),
+        "seeds": ", ".join(map(str, results.seeds)),
+        "training steps": str(results.steps),
+        "split layers": str(results.split_layers),
+        "parameters": f"{results.parameters:,}",
+        "last evaluation": _means(results.last),
+        f"best by {results.best_by}": _means(results.best),
+    }
+
+
+def _result_comparison(comparison: ResultComparison) -> Facts:
+    first = comparison.runs[0].name
+    facts = {
+        "tasks": _names(comparison.tasks),
+        "runs": _names([run.name for run in comparison.runs]),
+        "evaluation": comparison.which,
+        f"improvement over {first}, above 0 is better": ", ".join(
+            f"{run.name} {_improvement(run.improvement)}" for run in comparison.runs[1:]
+        ),
+    }
+    if comparison.single_task is not None:
+        facts[f"delta m over {comparison.runs[comparison.single_task].name}, above 0 is better"] = ", ".join(
+            f"{run.name} {_improvement(run.delta_m)}" for run in comparison.runs
+        )
+    return facts
+
+
 def _plan(plan: SplitPlan) -> Facts:
     return {**_split(plan), "to write": f"{plan.output.total:,} bytes"}
 
@@ -210,12 +258,43 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Unsplitting: _unsplitting,
     CheckpointDifference: _difference,
     Methods: _methods,
+    Training: _training,
+    Results: _results,
+    ResultComparison: _result_comparison,
 }
 """Every kind of document, and what says in words what it holds."""
 
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(names)
+
+
+def _evaluation(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "none"
+    return f"step {evaluation.step}: {_figures(evaluation.figures)}"
+
+
+def _means(statistics: Statistics) -> str:
+    means = {
+        task: {name: None if statistic is None else statistic.mean for name, statistic in of_task.items()}
+        for task, of_task in statistics.items()
+    }
+    return _figures(means) if means else "none"
+
+
+def _figures(figures: Figures) -> str:
+    return ", ".join(
+        f"{task}/{name} {'not known' if value is None else f'{value:.4g}'}"
+        for task, of_task in figures.items()
+        for name, value in of_task.items()
+    )
+
+
+def _improvement(improvement: Improvement | None) -> str:
+    if improvement is None or improvement.total is None:
+        return "not known"
+    return f"{improvement.total.mean:+.2f}%"
 
 
 def _size(size: Size) -> str:

@@ -13,10 +13,11 @@ import torch
 import recon_cli
 from recon_cli.cli.app import main
 from tests.conftest import AUTHORS_RANKING
+from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts",
+    "methods", "compare-conflicts", "train", "compare-results",
 ]  # fmt: skip
 
 
@@ -70,6 +71,7 @@ NEEDS_NO_TORCH = {
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],
     "compare-conflicts": ["compare-conflicts", "scores.json", "run", "-o", "c.json"],
+    "compare-results": ["compare-results", "run", "single", "-o", "d.json"],
     "split": ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "-o", "b.safetensors"],
     "split of a ranking": ["split", "model.safetensors", "--ranking", "ranking2.json", "--top-k", "1", "--dry-run"],
     "verify": ["verify", "branched.safetensors", "--source", "model.safetensors"],
@@ -92,6 +94,9 @@ def files(recon, scores, ranking, checkpoint, tmp_path):
     ranking.rename(tmp_path / "ranking2.json")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "scores.json").write_bytes(scores.read_bytes())
+    for name in ("run", "single"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        results({"a/loss": 1.0}, single_task=name == "single").write(tmp_path / name / "results.json")
     (tmp_path / "ranking.json").write_bytes(AUTHORS_RANKING.read_bytes())
     recon("split", checkpoint, "--layers", "conv", "--tasks", "a,b", "-o", "branched.safetensors").succeeds()
     return tmp_path
@@ -140,6 +145,7 @@ def test_standard_output_carries_data_only(recon, files, mode):
         ["rank", "ranking.json", mode],
         ["compare-rankings", "ranking.json", "ranking.json", mode],
         ["compare-conflicts", "scores.json", "run", mode],
+        ["compare-results", "run", "single", "--single-task", "single", mode],
         ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "--dry-run", mode],
         ["verify", "branched.safetensors", "--source", "model.safetensors", mode],
         ["inspect", "training.ckpt", mode],

@@ -379,7 +379,7 @@ def test_every_kind_of_document_has_a_summary():
     assert set(SUMMARIES) == set(KINDS)
 
 
-def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
+def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, config):
     split = ["split", checkpoint, "--ranking", ranking, "--top-k", 1]
     recon(*split, "-o", "b.safetensors").succeeds()
     Path("plan.json").write_text(recon(*split, "--dry-run", "--json").out)
@@ -394,6 +394,12 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
     shutil.copy(scores, "copy.json")
     recon("compare-conflicts", scores, "copy.json", "-o", "conflict-comparison.json").succeeds()
     shutil.copy("b.manifest.json", "manifest.json")
+    training = config("train.yaml", validation={"target": "tests.networks:two_task_data"})
+    recon("train", training, "-o", "joint", "--epochs", 1, "-q").succeeds()
+    shutil.copy("joint/results.json", "results.json")
+    shutil.copy("joint/seed-0/training.json", "training.json")
+    shutil.copytree("joint", "again")
+    recon("compare-results", "joint", "again", "-o", "result-comparison.json", "-q").succeeds()
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
         "ranking": ["left, right", "severity", "first layers"],
@@ -406,6 +412,9 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint):
         "unsplitting": ["equal", "u.safetensors"],
         "difference": ["e.safetensors, u.safetensors", "yes"],
         "conflict-comparison": ["left, right", "copy.json 0.00%", "-0.01"],
+        "training": ["left, right", "5, in 1 epoch", "step 5: left/loss", "best by loss"],
+        "results": ["one for all tasks", "joint", "left/loss"],
+        "result-comparison": ["joint, again", "improvement over joint, above 0 is better", "again +0.00%"],
         "methods": ["manipulation", "gradops", "balancing", "famo"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out

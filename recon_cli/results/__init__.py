@@ -1,0 +1,1 @@
+"""Ways of training against each other: their figures, and how much each improves on another."""
