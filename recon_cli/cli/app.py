@@ -23,6 +23,7 @@ from recon_cli.cli import (
     methods,
     profile,
     rank,
+    run,
     split,
     train,
     unsplit,
@@ -45,6 +46,7 @@ app.command("profile", short_help="Measure conflicts layer by layer.")(profile.c
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("train", short_help="Train the network, or the branched one.")(train.command)
+app.command("run", short_help="Do all of it: profile, rank, split, train, compare.")(run.command)
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
 app.command("compare-conflicts", short_help="Compare conflicts of runs.")(compare_conflicts.command)
 app.command("compare-results", short_help="Compare what trainings came to.")(compare_results.command)

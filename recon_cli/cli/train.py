@@ -102,7 +102,7 @@ def command(
         checkpoint=checkpoint,
         epochs=epochs,
         iterations=iterations,
-        method=method,
+        method=loaded.config.chosen_method(method),
         device=device,
         allow_code=allow_code,
     )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.method import JOINT, Method
+from recon_cli.artifacts.sharing import AskedSharing
 from recon_cli.errors import counted, listed, number
+from recon_cli.layers.names import Granularity
 from recon_cli.sizes import parse_bytes
 from recon_cli.tasks import check_task_name
 
@@ -250,6 +254,48 @@ class TrainSection(Section):
         return self
 
 
+Control = Literal["rsl", "rsp", "first-k", "last-k"]
+
+
+class SelectSection(Section):
+    """Which layers `recon run` splits; the options of `recon split`."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    min_score: float | None = None
+    budget: str | None = None
+    max_cost: str | None = None
+    drop: bool = False
+    granularity: Granularity | None = None
+    batchnorm: AskedSharing | None = None
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> SelectSection:
+        given = [name for name in ("top_k", "min_score", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give one of `top_k`, `min_score` and `budget`")
+        return self
+
+
+class RunSection(Section):
+    """What `recon run` compares: which layers are split, by which update rules and seeds the networks are trained."""
+
+    severity: Annotated[float, Field(gt=-1, le=0)] = -0.1
+    select: SelectSection = SelectSection(top_k=25)
+    methods: Annotated[list[Method], Field(min_length=1)] | None = None
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] | None = None
+    single_task: bool = True
+    controls: list[Control] = []
+    draws: Annotated[int, Field(ge=1)] = 1
+    reinitialise: bool = False
+    bound: Annotated[float, Field(gt=-1, le=0)] = -0.01
+
+    @model_validator(mode="after")
+    def _of_one_size(self) -> RunSection:
+        if self.controls and self.select.top_k is None:
+            raise ValueError("`controls` split as many layers as `select.top_k` says; give that one")
+        return self
+
+
 class Config(Section):
     """A whole `recon.yaml`."""
 
@@ -263,6 +309,7 @@ class Config(Section):
     method: Method = JOINT
     profile: ProfileSection = ProfileSection()
     train: TrainSection = TrainSection()
+    run: RunSection = RunSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
@@ -293,6 +340,15 @@ class LoadedConfig(Section):
     config: Config
     path: Path
     digest: str
+
+    def digest_of(self, *sections: str) -> str:
+        """The digest of what some sections say, however they are written.
+
+        :param sections: keys of the config.
+        """
+        return digest_bytes(
+            json.dumps(self.config.model_dump(mode="json", include={*sections}), sort_keys=True).encode()
+        )
 
     @property
     def folder(self) -> Path:

@@ -41,6 +41,11 @@ from recon_cli.sizes import option_bytes
 from recon_cli.updating.rotations import rotated_for
 from recon_cli.updating.training import Training
 
+PROFILE_SECTIONS = (
+    "model", "tasks", "data", "optimizer", "scheduler", "precision", "method", "profile", "seed", "device",
+)  # fmt: skip
+"""What a profile takes from a config."""
+
 
 @dataclass(frozen=True)
 class ProfileRequest:
@@ -245,7 +250,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "config": self._request.config.digest,
+            "config": self._request.config.digest_of(*PROFILE_SECTIONS),
             "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),

@@ -134,8 +134,8 @@ class NetworkRun:
         self._save(folder.last)
         if self._recording is not None:
             self._recording.measurement.check_measured()
-            method, config = self._request.rule, self._request.config
-            origin = Origin(method, self._seed, config.digest, self.training.step)
+            request = self._request
+            origin = Origin(request.rule, self._seed, request.config.digest, self.training.step)
             scores = scores_of(self._recording, self.training, self.experiment, origin)
             scores.write(folder.scores, overwrite=True)
         document.write(folder.document, overwrite=True)
@@ -165,7 +165,7 @@ class NetworkRun:
             precision=request.config.config.precision,
             device=device_name(experiment.device),
             processes=self._ranks.size,
-            config_digest=request.config.digest,
+            config_digest=request.config_digest,
             model_digest=experiment.model_digest,
             checkpoint_digest=experiment.checkpoint_digest,
             manifest_digest=None if request.branching is None else request.branching.digest,
@@ -308,7 +308,7 @@ class NetworkRun:
     def _identity(self) -> dict[str, Any]:
         request, experiment = self._request, self.experiment
         return {
-            "config": request.config.digest,
+            "config": request.config_digest,
             "model": experiment.model_digest,
             "checkpoint": experiment.checkpoint_digest,
             "manifest": None if request.branching is None else request.branching.digest,

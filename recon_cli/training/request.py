@@ -9,6 +9,8 @@ from recon_cli.artifacts.method import JOINT, Method
 from recon_cli.config.schema import DEFAULT_EPOCHS, LoadedConfig
 from recon_cli.experiment.branching import Branching
 
+_SECTIONS = ("model", "tasks", "data", "validation", "optimizer", "scheduler", "precision", "train", "profile")
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -28,7 +30,7 @@ class TrainRequest:
     checkpoint: Path | None = None
     epochs: int | None = None
     iterations: int | None = None
-    method: str | None = None
+    method: Method | None = None
     device: str | None = None
     allow_code: bool = False
 
@@ -40,7 +42,12 @@ class TrainRequest:
     @property
     def rule(self) -> Method:
         """The update rule; one task has nothing to balance."""
-        return JOINT if self.single_task else self.config.config.chosen_method(self.method)
+        return JOINT if self.single_task else self.method or self.config.config.method
+
+    @property
+    def config_digest(self) -> str:
+        """The digest of what a training takes from the config, but for its length, its rule and its seed."""
+        return self.config.digest_of(*_SECTIONS)
 
     @property
     def networks(self) -> tuple[str | None, ...]:

@@ -161,7 +161,7 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
     epochs, iterations = request.length
     branching, checkpoint = request.branching, request.checkpoint
     now = {
-        "config": request.config.digest,
+        "config": request.config_digest,
         "manifest": None if branching is None else branching.digest,
         "reinitialised": branching is not None and branching.reinitialise,
         "method": request.rule.model_dump_json(),

@@ -1,0 +1,336 @@
+"""Recon's Algorithm 1 from the profile to the answer, in one folder of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from recon_cli._version import __version__
+from recon_cli.artifacts.conflict_comparison import ConflictComparison
+from recon_cli.artifacts.digests import digest_file
+from recon_cli.artifacts.document import read_json
+from recon_cli.artifacts.manifest import Manifest
+from recon_cli.artifacts.method import JOINT, Method
+from recon_cli.artifacts.run import Answer, RunReport, Split
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.training import Results
+from recon_cli.branching.requests import read_request
+from recon_cli.branching.split import manifest_path, run_split
+from recon_cli.chain.network import write_network
+from recon_cli.chain.observer import Observer
+from recon_cli.chain.sources import source_digests
+from recon_cli.chain.steps import Steps
+from recon_cli.chain.variants import RECON, Variant, slug, variants
+from recon_cli.config.schema import LoadedConfig
+from recon_cli.conflicts.compare import compare_conflicts
+from recon_cli.conflicts.runs import Run as ConflictRun
+from recon_cli.errors import ReconError, quoted
+from recon_cli.experiment.branching import Branching
+from recon_cli.profiling.run import PROFILE_SECTIONS, ProfileRequest, profile
+from recon_cli.ranking.rank import rank_document
+from recon_cli.results.compare import compare_results
+from recon_cli.results.runs import Run as ResultRun
+from recon_cli.torchrun import is_one_of_many
+from recon_cli.training.request import TrainRequest
+from recon_cli.training.run import RESULTS, train
+
+Stage = Literal["profile", "rank", "split", "train", "compare"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+REPORT = "report.json"
+SINGLE_TASK = "single-task"
+_INTERVALS = (0.0, -0.01, -0.02, -0.03)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `recon run` was asked to do.
+
+    :ivar folder: of results.
+    :ivar first: the stage that is made anew, with all that follow; those before are taken as they are. None to make
+        what has to be made.
+    :ivar last: the stage to end with.
+    :ivar allow_code: whether the network's file may be opened although that can run code from it.
+    """
+
+    config: LoadedConfig
+    folder: Path
+    first: Stage | None = None
+    last: Stage = "compare"
+    seeds: tuple[int, ...] | None = None
+    device: str | None = None
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Networks that are to be trained.
+
+    :ivar name: of their folder.
+    :ivar variant: how they are split; None if they are not.
+    """
+
+    name: str
+    method: Method
+    variant: Variant | None = None
+    single_task: bool = False
+
+
+def run(request: RunRequest, observer: Observer) -> RunReport | None:
+    """Profile a network, rank and split its layers, train it as it is and split, and compare.
+
+    A step is skipped if it was made before with the same inputs: the sections of the config that it takes, the files
+    before it, the code beside the config that targets name, the versions of Recon and PyTorch.
+
+    :returns: what came of it; None if it ends before the comparison.
+    :raises ReconError: if a step fails, or the folder holds something else.
+    """
+    if is_one_of_many():
+        raise ReconError(
+            "`recon run` runs as one process", "under `torchrun`, call `recon profile` and `recon train` one by one"
+        )
+    return _Chain(request, observer).run()
+
+
+class _Chain:
+    def __init__(self, request: RunRequest, observer: Observer) -> None:
+        self._request = request
+        self._observer = observer
+        self._config = request.config.config
+        if self._config.validation is None:
+            raise ReconError(
+                "the networks are compared on validation data, which the config does not name",
+                "add a section `validation`, and `metrics` to the tasks",
+            )
+        first = 0 if request.first is None else STAGES.index(request.first)
+        if first > STAGES.index(request.last):
+            raise ReconError(f"--from {request.first} comes after --until {request.last}", "swap them")
+        self._folder = request.folder.absolute()
+        self._steps = Steps(self._folder)
+        self._scores = self._folder / "scores.json"
+        self._ranking = self._folder / "ranking.json"
+
+    def run(self) -> RunReport | None:
+        """Make the steps that have to be made."""
+        self._steps.begin()
+        stages: dict[Stage, Callable[[], None]] = {
+            "profile": self._profile,
+            "rank": self._rank,
+            "split": self._split,
+            "train": self._train,
+        }
+        for stage, make in stages.items():
+            make()
+            if stage == self._request.last:
+                return None
+        report = self._compare()
+        report.write(self._folder / REPORT, overwrite=True)
+        return report
+
+    def _profile(self) -> None:
+        request = self._request
+        inputs = {"config": request.config.digest_of(*PROFILE_SECTIONS), **self._code}
+
+        goes_on = self._goes_on("profile", "profile", inputs)
+
+        def make() -> None:
+            asked = ProfileRequest(request.config, device=request.device, allow_code=request.allow_code)
+            with self._observer.profile() as watching:
+                profile(asked, watching, self._scores, overwrite=True, resume=goes_on)
+
+        self._step("profile", "profile", inputs, [self._scores], make)
+
+    def _rank(self) -> None:
+        severity = self._config.run.severity
+        inputs = {"scores": digest_file(self._scores), "severity": severity, "recon": __version__}
+
+        def make() -> None:
+            ranking = rank_document(read_json(self._scores), quoted(self._scores), severity, None, None)
+            ranking.write(self._ranking, overwrite=True)
+
+        self._step("rank", "rank", inputs, [self._ranking], make)
+
+    def _split(self) -> None:
+        config = self._request.config
+        given = self._config.model.checkpoint
+        checkpoint = self._folder / "network.safetensors" if given is None else config.folder / given
+        if given is None:
+            inputs = {"config": config.digest_of("model", "seed"), **self._code}
+            allow_code = self._request.allow_code
+            self._step(
+                "split", "network", inputs, [checkpoint],
+                lambda: write_network(config, checkpoint, allow_code=allow_code),
+            )  # fmt: skip
+        for variant in variants(self._config.run):
+            self._split_as(variant, checkpoint)
+
+    def _split_as(self, variant: Variant, checkpoint: Path) -> None:
+        output = self._branched(variant)
+        inputs = {
+            "checkpoint": digest_file(checkpoint),
+            "ranking": digest_file(self._ranking),
+            "selection": variant.selection,
+            "recon": __version__,
+        }
+
+        def make() -> None:
+            output.parent.mkdir(exist_ok=True)
+            asked = read_request(checkpoint, ranking=self._ranking, **variant.selection)
+            for warning in run_split(asked, output, dry_run=False, overwrite=True).warnings:
+                self._observer.warned(warning)
+
+        self._step("split", f"split {variant.name}", inputs, [output, manifest_path(output)], make)
+
+    def _train(self) -> None:
+        for trained in self._networks:
+            self._train_as(trained)
+
+    def _train_as(self, trained: _Trained) -> None:
+        request, folder = self._request, self._folder / trained.name
+        manifest = None if trained.variant is None else manifest_path(self._branched(trained.variant))
+        asked = TrainRequest(
+            config=request.config,
+            seeds=self._seeds,
+            single_task=trained.single_task,
+            branching=None
+            if manifest is None
+            else Branching.read(manifest, reinitialise=self._config.run.reinitialise),
+            method=trained.method,
+            device=request.device,
+            allow_code=request.allow_code,
+        )
+        of_all_seeds = {
+            "config": asked.config_digest,
+            "method": trained.method.model_dump(mode="json"),
+            "manifest": None if manifest is None else digest_file(manifest),
+            "reinitialise": self._config.run.reinitialise,
+            **self._code,
+        }
+        name = f"train {trained.name}"
+
+        # Seeds that were trained before stay, also when others are asked for.
+        any_seed = f"{name}, any seed"
+        goes_on = self._goes_on("train", any_seed, of_all_seeds)
+
+        def make() -> None:
+            self._steps.make(any_seed, of_all_seeds, [], lambda: None)
+            with self._observer.training() as watching:
+                train(asked, watching, folder, overwrite=True, resume=goes_on)
+
+        self._step("train", name, {**of_all_seeds, "seeds": list(self._seeds)}, [folder / RESULTS], make)
+
+    def _compare(self) -> RunReport:
+        self._observer.begins("compare", "compare")
+        runs = {
+            each.name: ResultRun(each.name, Results.read(self._folder / each.name / RESULTS)) for each in self._networks
+        }
+        single = runs.get(SINGLE_TASK)
+        results = compare_results(list(runs.values()), single_task=single)
+        manifest = Manifest.read(manifest_path(self._branched(next(iter(variants(self._config.run))))))
+        by_name = {compared.name: compared for compared in results.runs}
+        answers = []
+        for method in self._methods:
+            shared, branched = slug(method), f"{slug(method)}-{RECON}"
+            one, other = runs[shared], runs[branched]
+            pair = compare_results([one, other]).runs[1]
+            answers.append(
+                Answer(
+                    method=method,
+                    shared=shared,
+                    branched=branched,
+                    improvement=pair.improvement.total,
+                    bytes_ratio=by_name[branched].bytes / by_name[shared].bytes,
+                    operations_ratio=pair.operations_ratio,
+                    seconds_ratio=pair.seconds_ratio,
+                )
+            )
+        return RunReport(
+            tasks=self._config.task_names,
+            severity=self._config.run.severity + 0.0,
+            split=Split(
+                layers=tuple(layer.name for layer in manifest.layers),
+                parameters_before=manifest.sizes.before.parameters,
+                parameters_after=manifest.sizes.after.parameters,
+                cost=None if manifest.cost is None else manifest.cost.ratio,
+            ),
+            answers=tuple(answers),
+            results=results,
+            conflicts=self._compare_conflicts(),
+        )
+
+    def _compare_conflicts(self) -> ConflictComparison | None:
+        if self._config.train.conflicts is None:
+            return None
+        seed = f"seed-{self._seeds[0]}"
+        files = {
+            each.name: self._folder / each.name / seed / "scores.json"
+            for each in self._networks
+            if not each.single_task
+        }
+        measured = [ConflictRun(name, Scores.read(file)) for name, file in files.items()]
+        return compare_conflicts(measured, edges=_INTERVALS, bound=self._config.run.bound)
+
+    def _step(
+        self, stage: Stage, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], make: Callable[[], None]
+    ) -> None:
+        """Make a step, unless it was made before."""
+        first = self._request.first
+        if first is not None and STAGES.index(stage) < STAGES.index(first):
+            if not self._steps.is_there(name):
+                raise ReconError(
+                    f"--from {first} takes what the step {quoted(name)} wrote, and that is not there, or was changed",
+                    f"begin with an earlier one: --from {stage}",
+                )
+            self._observer.skips(name)
+            return
+        if not self._is_forced(stage) and self._steps.is_done(name, inputs):
+            self._observer.skips(name)
+            return
+        self._observer.begins(stage, name)
+        self._steps.make(name, inputs, outputs, make)
+
+    def _goes_on(self, stage: Stage, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a step that was begun may go on where it was."""
+        return not self._is_forced(stage) and self._steps.was_begun(name, inputs)
+
+    def _is_forced(self, stage: Stage) -> bool:
+        first = self._request.first
+        return first is not None and STAGES.index(stage) >= STAGES.index(first)
+
+    def _branched(self, variant: Variant) -> Path:
+        return self._folder / "splits" / f"{variant.name}.safetensors"
+
+    @property
+    def _methods(self) -> Sequence[Method]:
+        return self._config.run.methods or [self._config.method]
+
+    @property
+    def _seeds(self) -> tuple[int, ...]:
+        return self._request.seeds or tuple(self._config.run.seeds or [self._config.seed])
+
+    @cached_property
+    def _networks(self) -> list[_Trained]:
+        """The networks in the order of the table: by rule, first the one as it is."""
+        splits = list(variants(self._config.run))
+        found = []
+        for method in self._methods:
+            found.append(_Trained(slug(method), method))
+            found += [_Trained(f"{slug(method)}-{variant.name}", method, variant) for variant in splits]
+        return [*found, *([_Trained(SINGLE_TASK, JOINT, single_task=True)] if self._config.run.single_task else [])]
+
+    @cached_property
+    def _code(self) -> dict[str, Any]:
+        """What a step that runs the network takes besides the config."""
+        loaded = self._request.config
+        files = {str(file.relative_to(loaded.folder)): digest_file(file) for file in loaded.files[1:] if file.exists()}
+        return {
+            "sources": source_digests(loaded),
+            "files": files,
+            "recon": __version__,
+            "torch": version("torch"),
+            "device": self._request.device,
+        }
