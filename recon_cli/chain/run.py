@@ -315,10 +315,12 @@ class _Chain:
     @cached_property
     def _networks(self) -> list[_Trained]:
         """The networks in the order of the table: by rule, first the one as it is."""
-        splits = list(variants(self._config.run))
+        split, *controls = variants(self._config.run)
         found = []
-        for method in self._methods:
+        for place, method in enumerate(self._methods):
             found.append(_Trained(slug(method), method))
+            # That other layers do not help as much has to be seen once.
+            splits = [split, *controls] if place == 0 else [split]
             found += [_Trained(f"{slug(method)}-{variant.name}", method, variant) for variant in splits]
         return [*found, *([_Trained(SINGLE_TASK, JOINT, single_task=True)] if self._config.run.single_task else [])]
 

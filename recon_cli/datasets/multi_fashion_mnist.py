@@ -44,7 +44,9 @@ class MultiFashionMNIST(Dataset[Sample]):
         return image, {task: labels[index] for task, labels in self.labels.items()}
 
 
-def multi_fashion_mnist(root: str | None = None, *, train: bool = True, seed: int = 0) -> MultiFashionMNIST:
+def multi_fashion_mnist(
+    root: str | None = None, *, train: bool = True, seed: int = 0, items: int | None = None
+) -> MultiFashionMNIST:
     """Build the full set from the IDX files of FashionMNIST and MNIST: 120,000 training or 20,000 test images.
 
     Every item and every digit is used twice, in pairs drawn at random.
@@ -53,6 +55,7 @@ def multi_fashion_mnist(root: str | None = None, *, train: bool = True, seed: in
         (`train-images-idx3-ubyte` and so on, with or without `.gz`). Default: the environment variable `RECON_DATA`.
     :param train: whether the training part is built, or the test part.
     :param seed: seeds the pairing.
+    :param items: only the first so many images; None for all.
     :raises ReconError: naming the file that is missing, truncated, or does not match its partner.
     """
     root = root or os.environ.get("RECON_DATA")
@@ -69,10 +72,10 @@ def multi_fashion_mnist(root: str | None = None, *, train: bool = True, seed: in
             f"{quoted(root)} holds {len(fashion_images)} items and {len(mnist_images)} digits; as many were expected"
         )
     generator = torch.Generator().manual_seed(seed)
-    items = _twice_shuffled(len(fashion_images), generator)
-    digits = _twice_shuffled(len(mnist_images), generator)
-    labels = {"fashion": fashion_labels[items].long(), "mnist": mnist_labels[digits].long()}
-    return MultiFashionMNIST(overlay(fashion_images[items], mnist_images[digits]), labels)
+    upper = _twice_shuffled(len(fashion_images), generator)[:items]
+    lower = _twice_shuffled(len(mnist_images), generator)[:items]
+    labels = {"fashion": fashion_labels[upper].long(), "mnist": mnist_labels[lower].long()}
+    return MultiFashionMNIST(overlay(fashion_images[upper], mnist_images[lower]), labels)
 
 
 def small_multi_fashion_mnist(*, train: bool = True) -> MultiFashionMNIST:

@@ -168,10 +168,15 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
     return nn.Sequential(first, *[BasicBlock(channels, channels, 1) for _ in range(blocks - 1)])
 
 
-def resnet18(in_channels: int = 1, features: int = 100, classes: Mapping[str, int] | None = None) -> ResNet:
-    """ResNet-18 as the paper uses it on Multi-Fashion+MNIST: 41 shared layers, 11,221,540 shared parameters."""
+def resnet18(
+    in_channels: int = 1, features: int = 100, classes: Mapping[str, int] | None = None, width: int = 64
+) -> ResNet:
+    """ResNet-18 as the paper uses it on Multi-Fashion+MNIST: 41 shared layers, 11,221,540 shared parameters.
+
+    :param width: channels of the first stage; every later one has twice as many.
+    """
     return ResNet(
-        (64, 128, 256, 512),
+        (width, 2 * width, 4 * width, 8 * width),
         (2, 2, 2, 2),
         stem=7,
         pool=True,
