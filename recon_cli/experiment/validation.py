@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 import torch
+from torch.utils.data import DataLoader
 
 from recon_cli.config.schema import DataSection, ValidationSection
 from recon_cli.errors import quoted
 from recon_cli.experiment.batches import Batch, as_batch, make_loader
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
+
+_SEED = 0
 
 
 class ValidationData:
@@ -37,9 +40,12 @@ class ValidationData:
         self._what = f"validation.target {quoted(section.target)}"
         self._device = device
         self._ranks = ranks
-        self._loader = make_loader("validation.target", self._section, 0)
+        self._loader = make_loader("validation.target", self._section, _SEED)
 
     def __iter__(self) -> Iterator[Batch]:
+        if isinstance(self._loader, DataLoader) and self._loader.generator is not None:
+            # It seeds the workers, which are to draw the same random numbers every time.
+            self._loader.generator.manual_seed(_SEED)
         batches = islice(self._loader, self._ranks.rank, None, self._ranks.size)
         while True:
             with user_code(self._what):
