@@ -323,9 +323,9 @@ def signal_loss(output, target, *, at: int, number: int):
 signal_loss.calls = 0
 
 
-def slow_loss(output, target):
+def slow_loss(output, target, *, seconds: float = 0.004):
     """Cross-entropy that takes its time, so that a process can be stopped on the way."""
-    time.sleep(0.004)
+    time.sleep(seconds)
     return F.cross_entropy(output, target)
 
 

@@ -155,6 +155,7 @@ class NetworkRun:
             seed=self._seed,
             steps=training.step,
             epochs=self._epoch,
+            iterations=self._iterations,
             criteria=() if self._evaluator is None else self._evaluator.criteria,
             last=self._last,
             best=self._best,

@@ -211,8 +211,8 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         "manifest": document.manifest_digest,
         "reinitialised": document.reinitialised,
         "method": document.method.model_dump_json(),
-        "epochs": None if epochs is None else document.epochs,
-        "iterations": None if iterations is None else document.steps,
+        "epochs": document.epochs if document.iterations is None else None,
+        "iterations": document.iterations,
         "checkpoint": document.checkpoint_digest,
     }
     check_same(was, now, quoted(network.folder.path))
