@@ -335,3 +335,8 @@ def per_item_loss(output, target):
 
 def constant_loss(output, target):
     return torch.tensor(1.0)
+
+
+def nothing_to_learn(output, target):
+    """A loss whose gradient is zero."""
+    return 0 * output.sum() + 1.0
