@@ -295,6 +295,21 @@ class Augmented(TwoTaskData):
         return image + torch.randn(1, 5, 5) + random.random() + numpy.random.rand(), labels
 
 
+class Noisy(TwoTaskData):
+    """Images with noise from PyTorch's generator alone."""
+
+    def __getitem__(self, index):
+        image, labels = super().__getitem__(index)
+        return image + torch.randn(1, 5, 5), labels
+
+
+class Breaking:
+    """An iterable that cannot be gone through."""
+
+    def __iter__(self):
+        raise ValueError("a hole")
+
+
 class Shuffled:
     """An iterable that shuffles its batches anew with every pass."""
 

@@ -42,6 +42,20 @@ class BestBy:
         self._of = [(each.task, each.name) for each in found]
         self.higher = found[0].better == "higher"
 
+    def check_awaited(self, mode: str | None) -> None:
+        """Refuse a schedule that follows the evaluations and takes better ones for worse.
+
+        :param mode: `min` or `max`, which values it waits for; None if it follows none.
+        :raises ReconError: if these are the worse ones.
+        """
+        better = "max" if self.higher else "min"
+        if mode not in (None, better):
+            raise ReconError(
+                f"the schedule follows `train.best`, of which {'high' if self.higher else 'low'} values are good, but "
+                f"its `mode` is {quoted(mode)}",
+                f"set `kwargs: {{mode: {better}}}` under `scheduler`",
+            )
+
     def value(self, figures: Figures) -> float | None:
         """What an evaluation came to; None where nothing can be said of it."""
         values = [figures[task][name] for task, name in self._of if task in figures]

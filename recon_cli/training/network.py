@@ -85,6 +85,7 @@ class NetworkRun:
         if self._evaluator is not None:
             names = [self.experiment.tasks[index].name for index in self.experiment.active]
             self._best_by = BestBy(self._settings.best, self._evaluator.known, names)
+            self._best_by.check_awaited(self.experiment.optimization.awaits)
         self._last: Evaluation | None = None
         self._best: Evaluation | None = None
         self._seconds = 0.0

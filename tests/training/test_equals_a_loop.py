@@ -112,6 +112,19 @@ def test_dropout_and_noise_are_drawn_as_in_a_loop(recon, config):
     assert_equal_to(SEED_0, expected)
 
 
+def test_a_schedule_may_follow_a_metric(recon, config):
+    described = {"optimizer": {"target": "SGD", "kwargs": {"lr": 1.0}}, "train": {"epochs": 8, "best": "accuracy"}}
+    plateau = {"target": "ReduceLROnPlateau", "kwargs": {**PLATEAU, "mode": "max", "threshold": 0.0}}
+    recon("train", config(**parts(**described, scheduler=plateau)), "-o", "out").succeeds()
+    rate, best, rates = 1.0, -1.0, []
+    for line in log(SEED_0, "evaluation"):
+        rates.append([rate])
+        accuracy = sum(figures["accuracy"] for figures in line["figures"].values()) / 2
+        rate, best = (rate, accuracy) if accuracy > best else (rate * 0.1, best)
+    assert [line["rates"] for line in log(SEED_0, "epoch")] == [near(rate) for rate in rates]
+    assert len({rate for (rate,) in rates}) > 2
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_without_validation_data_a_schedule_follows_the_losses(recon, config, accumulate):
     described, written = CASES["a schedule that follows the validation loss"]

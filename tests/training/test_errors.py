@@ -82,6 +82,14 @@ CONFIGS = {
         },
         ["some tasks want high values and others low ones", "task/metric"],
     ),
+    "a schedule that waits for low accuracies": (
+        {**schedule("ReduceLROnPlateau"), "train": {"best": "accuracy"}},
+        ["high values are good, but its `mode` is `min`", "mode: max"],
+    ),
+    "a schedule that waits for high losses": (
+        schedule("ReduceLROnPlateau", kwargs={"mode": "max"}),
+        ["low values are good, but its `mode` is `max`"],
+    ),
     "validation data": ({"validation": {"target": "tests.networks:nowhere"}}, ["tests.networks", "nowhere"]),
     "failing validation data": (
         {"validation": {"target": "tests.networks:failing"}},
