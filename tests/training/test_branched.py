@@ -83,7 +83,7 @@ def assert_trained_so(recon, models: dict[str, nn.Module], figures: list[dict[st
         assert mine == {task: pytest.approx(figures, rel=1e-4) for task, figures in theirs.items()}
 
 
-@pytest.mark.parametrize("form", FORMS[:2])
+@pytest.mark.parametrize("form", [FORMS[0], pytest.param(FORMS[1], marks=pytest.mark.slow)])
 def test_branched_from_scratch_it_is_two_networks_that_share_what_is_not_split(recon, path, split, form):
     recon("train", path, "-o", "out", "--manifest", form).succeeds()
     seed_all(0)
@@ -159,7 +159,9 @@ def test_copies_begin_equal_unless_they_are_to_begin_anew(recon, config, split):
             assert torch.equal(value, anew["right"][name]), name
 
 
-@pytest.mark.parametrize("method", ["joint", "pcgrad", "famo"])
+@pytest.mark.parametrize(
+    "method", ["joint", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("pcgrad", "famo"))]
+)
 def test_a_branch_learns_from_its_task_alone(recon, config, split, method):
     """The right task's loss is constant zero times its output, so that what only it reaches stays as it was."""
     both = parts()["tasks"]

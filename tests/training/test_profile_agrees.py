@@ -24,7 +24,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("sampled", [{"every": 1}, {"samples": 5}])
+@pytest.mark.parametrize("sampled", [{"every": 1}, pytest.param({"samples": 5}, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_the_conflicts_of_a_profile_are_those_of_the_training(recon, config, case, sampled):
     length = {

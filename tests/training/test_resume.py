@@ -90,7 +90,12 @@ def whole(recon, path: Path, *options: object) -> Path:
     return Path("whole")
 
 
-@pytest.mark.parametrize("case", CASES)
+OFTEN = ("plain", "workers", "Adam, accumulated and clipped", "OneCycleLR", "ReduceLROnPlateau", "famo", "rotograd")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in OFTEN else pytest.mark.slow) for case in CASES]
+)
 def test_an_interrupted_training_goes_on_to_the_same_bytes(recon, config, case):
     path = config(**stoppable(**CASES[case]))
     expected = whole(recon, path)
@@ -112,7 +117,7 @@ CALLS = 2 * 2 * (STEPS + 3)
 
 
 # The last step of an epoch, its evaluation and the last one of a seed are among them.
-@pytest.mark.parametrize("calls", [(1, 5, 8, 16, 17), pytest.param(range(1, CALLS - 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [(5, 8, 16), pytest.param(range(1, CALLS - 2), marks=pytest.mark.slow)])
 def test_it_may_be_stopped_at_any_step_and_evaluation_and_between_seeds(recon, config, calls):
     path = config(**stoppable(signal.SIGTERM))
     options = ["--seeds", "3,4"]
@@ -182,8 +187,8 @@ STOPS = [
 
 @pytest.mark.parametrize(("number", "case"), STOPS)
 def test_a_process_that_is_stopped_at_any_moment_loses_nothing(recon, config, tmp_path, number, case):
-    given = parts(**BASE | CASES[case] | {"train": {"epochs": 8, "log_every": 2, "conflicts": {"every": 2}}})
-    given["tasks"][0]["loss"] = {"target": "tests.networks:slow_loss", "kwargs": {"seconds": 0.012}}
+    given = parts(**BASE | CASES[case] | {"train": {"epochs": 5, "log_every": 2, "conflicts": {"every": 2}}})
+    given["tasks"][0]["loss"] = {"target": "tests.networks:slow_loss", "kwargs": {"seconds": 0.02}}
     path = config(**given)
     options = [path, "--seeds", "0,1"]
     for _ in range(2):
