@@ -295,6 +295,21 @@ class Augmented(TwoTaskData):
         return image + torch.randn(1, 5, 5) + random.random() + numpy.random.rand(), labels
 
 
+class Noisy(TwoTaskData):
+    """Images with noise from PyTorch's generator alone."""
+
+    def __getitem__(self, index):
+        image, labels = super().__getitem__(index)
+        return image + torch.randn(1, 5, 5), labels
+
+
+class Breaking:
+    """An iterable that cannot be gone through."""
+
+    def __iter__(self):
+        raise ValueError("a hole")
+
+
 class Shuffled:
     """An iterable that shuffles its batches anew with every pass."""
 
@@ -323,9 +338,9 @@ def signal_loss(output, target, *, at: int, number: int):
 signal_loss.calls = 0
 
 
-def slow_loss(output, target):
+def slow_loss(output, target, *, seconds: float = 0.004):
     """Cross-entropy that takes its time, so that a process can be stopped on the way."""
-    time.sleep(0.004)
+    time.sleep(seconds)
     return F.cross_entropy(output, target)
 
 
@@ -335,3 +350,8 @@ def per_item_loss(output, target):
 
 def constant_loss(output, target):
     return torch.tensor(1.0)
+
+
+def nothing_to_learn(output, target):
+    """A loss whose gradient is zero."""
+    return 0 * output.sum() + 1.0

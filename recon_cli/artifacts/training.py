@@ -41,6 +41,7 @@ class Training(Document):
     seed: Count
     steps: Count
     epochs: Count
+    iterations: Count | None = Field(description="the steps that were asked for; null where epochs were")
     criteria: tuple[Criterion, ...]
     last: Evaluation | None = Field(description="after the last step; null without validation data")
     best: Evaluation | None = Field(description="of the evaluations, the best by `best_by`; null without any")

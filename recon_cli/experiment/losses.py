@@ -61,7 +61,7 @@ def labels_of(batch: Batch, tasks: Sequence[Task], active: Sequence[int]) -> dic
     """The labels of a batch, by the indices of the tasks that have one.
 
     :param active: the indices of the tasks that are asked for.
-    :raises ReconError: if none of them has a label.
+    :raises ReconError: if the batch has not the form that the tasks name.
     """
     labels = {}
     for index in active:
@@ -69,9 +69,6 @@ def labels_of(batch: Batch, tasks: Sequence[Task], active: Sequence[int]) -> dic
         label = batch.label(task.name, task.label, partial=task.partial)
         if label is not None:
             labels[index] = label
-    if not labels:
-        of = "any of the tasks" if len(active) > 1 else f"the task {quoted(tasks[active[0]].name)}"
-        raise ReconError(f"a batch has no label for {of}", "leave such batches out of the data")
     return labels
 
 
@@ -96,6 +93,9 @@ def task_losses(
     :raises ReconError: if the model or a loss fails, a task with a label has no output, or no task has a label.
     """
     labels = labels_of(batch, tasks, active)
+    if not labels:
+        of = "any of the tasks" if len(active) > 1 else f"the task {quoted(tasks[active[0]].name)}"
+        raise ReconError(f"a batch has no label for {of}", "leave such batches out of the data")
     outputs = task_outputs(model, tasks, batch, labels)
     return {index: tasks[index].loss_on(outputs[index], label) for index, label in labels.items()}
 

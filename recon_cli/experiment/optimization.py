@@ -53,6 +53,11 @@ class Optimization:
         return [float(group["lr"]) for group in self._optimizer.param_groups]
 
     @property
+    def awaits(self) -> str | None:
+        """Whether the schedule waits for high or for low values, `max` or `min`; None if it looks at none."""
+        return self._scheduler.mode if self._follows else None
+
+    @property
     def scale(self) -> float:
         """What losses are multiplied by for the backward passes, against underflow."""
         return float(self._scaler.get_scale())

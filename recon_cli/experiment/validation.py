@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count
+from typing import Final
 
 import torch
+from torch.utils.data import DataLoader
 
 from recon_cli.config.schema import DataSection, ValidationSection
-from recon_cli.errors import quoted
+from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.batches import Batch, as_batch, make_loader
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
 
+_SEED = 0
+_END: Final = object()
+
 
 class ValidationData:
-    """Batches of one pass over the data, as often as they are asked for.
+    """Batches of one pass over the data, the same ones as often as they are asked for.
 
     :param section: names the data.
     :param training: the training data, whose batch size and key of inputs count where the section has none.
@@ -37,13 +42,22 @@ class ValidationData:
         self._what = f"validation.target {quoted(section.target)}"
         self._device = device
         self._ranks = ranks
-        self._loader = make_loader("validation.target", self._section, 0)
+        self._loader = make_loader("validation.target", self._section, _SEED)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = islice(self._loader, self._ranks.rank, None, self._ranks.size)
-        while True:
+        if isinstance(self._loader, DataLoader) and self._loader.generator is not None:
+            # It seeds the workers, which are to draw the same random numbers every time.
+            self._loader.generator.manual_seed(_SEED)
+        with user_code(self._what):
+            batches = iter(self._loader)
+        for place in count():
             with user_code(self._what):
-                raw = next(batches, None)
-            if raw is None:
-                return
-            yield as_batch(raw, self._section, self._device)
+                raw = next(batches, _END)
+            if raw is _END:
+                break
+            if place % self._ranks.size == self._ranks.rank:
+                yield as_batch(raw, self._section, self._device)
+        if place == 0:
+            raise ReconError(
+                f"{self._what} gave no batch", "return a Dataset or a list of batches, which can be gone through again"
+            )

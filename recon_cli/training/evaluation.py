@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from recon_cli.experiment.targets import user_code
 from recon_cli.experiment.validation import ValidationData
 from recon_cli.metrics.lookup import find_metric
 from recon_cli.metrics.metric import Metric
+from recon_cli.network_states import leaving_no_trace
 from recon_cli.outputs import items_of
 
 
@@ -27,24 +29,23 @@ class Evaluator:
 
     :param config: names the validation data and the metrics.
     :param ranks: the processes that share the work; each evaluates the network with the buffers of the first.
-    :ivar criteria: what is known of each task that takes part: its loss, then its metrics.
+    :ivar known: what can be known of every task: its loss, then its metrics.
+    :ivar criteria: those of them that are of a task that takes part.
     :raises ReconError: if a metric cannot be made, or the network cannot be evaluated.
     """
 
     def __init__(self, config: Config, experiment: Experiment, ranks: Ranks) -> None:
         assert config.validation is not None
         self._experiment = experiment
-        self._sections = [config.tasks[index].metrics for index in range(len(config.tasks))]
+        self._sections = [task.metrics for task in config.tasks]
         self._ranks = ranks
         self._data = ValidationData(config.validation, config.data, experiment.device, ranks)
         # A network that has no such mode is refused before it is trained.
         with _evaluating(experiment.model):
             pass
-        self.criteria = tuple(
-            criterion
-            for index in experiment.active
-            for criterion in _criteria(experiment.tasks[index], self._sections[index])
-        )
+        of_task = [tuple(_criteria(task, found)) for task, found in zip(experiment.tasks, self._sections, strict=True)]
+        self.known = tuple(chain.from_iterable(of_task))
+        self.criteria = tuple(chain.from_iterable(of_task[index] for index in experiment.active))
 
     def evaluate(self) -> Figures:
         """The mean loss per item, and the metrics, of each task that takes part; None where nothing was labelled.
@@ -54,11 +55,14 @@ class Evaluator:
         experiment, ranks = self._experiment, self._ranks
         ranks.copy_first(experiment.model.buffers())
         counts = {index: _TaskFigures(experiment.tasks[index], self._sections[index]) for index in experiment.active}
-        with ranks.together(), torch.no_grad(), _evaluating(experiment.model):
+        model = experiment.model
+        with ranks.together(), torch.no_grad(), leaving_no_trace(model), _evaluating(model):
             for batch in self._data:
                 labels = labels_of(batch, experiment.tasks, experiment.active)
+                if not labels:
+                    continue
                 with experiment.optimization.forward():
-                    outputs = task_outputs(experiment.model, experiment.tasks, batch, labels)
+                    outputs = task_outputs(model, experiment.tasks, batch, labels)
                     for index, label in labels.items():
                         counts[index].add(outputs[index], label)
         return {experiment.tasks[index].name: figures.together(ranks) for index, figures in counts.items()}

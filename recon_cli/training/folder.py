@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from recon_cli.errors import ReconError, quoted
@@ -28,6 +29,7 @@ class TrainingFolder:
         self.scores = path / "scores.json"
         self.document = path / "training.json"
         self.run = RunFolder(path / "run")
+        self._files = (self.document, self.scores, self.best, self.last, self.log)
 
     def create(self) -> None:
         """Make the folders that are not there yet.
@@ -45,17 +47,29 @@ class TrainingFolder:
         :raises ReconError: if it cannot be removed.
         """
         try:
-            for path in (self.document, self.scores, self.best, self.last, self.log):
+            for path in self._files:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise ReconError(f"cannot remove what is in {quoted(self.path)}: {error.strerror}") from None
         self.run.remove()
+
+    def check_apart(self, inputs: Iterable[Path]) -> None:
+        """Refuse to write where files are read.
+
+        :raises ReconError: if one of them is a file of this folder.
+        """
+        for path in self._files:
+            for source in inputs:
+                if path.exists() and source.exists() and path.samefile(source):
+                    raise ReconError(
+                        f"{quoted(path)} would be replaced, but is an input of the training", "choose another folder"
+                    )
 
     def check_begun(self) -> None:
         """Refuse to go on where no training was begun but files lie.
 
         :raises ReconError: if there are any.
         """
-        for path in (self.document, self.scores, self.best, self.last, self.log):
+        for path in self._files:
             if path.exists():
                 raise ReconError(f"{quoted(path)} is there, but no state of a run to go on with", START_ANEW)

@@ -81,7 +81,11 @@ class NetworkRun:
         self._recording = self._make_recording() if task is None else None
         self.training = Steps(self.experiment, request.rule, recorder=self._recording, ranks=ranks, seed=seed)
         self._evaluator = None if config.validation is None else Evaluator(config, self.experiment, ranks)
-        self._best_by = None if self._evaluator is None else BestBy(self._settings.best, self._evaluator.criteria)
+        self._best_by = None
+        if self._evaluator is not None:
+            names = [self.experiment.tasks[index].name for index in self.experiment.active]
+            self._best_by = BestBy(self._settings.best, self._evaluator.known, names)
+            self._best_by.check_awaited(self.experiment.optimization.awaits)
         self._last: Evaluation | None = None
         self._best: Evaluation | None = None
         self._seconds = 0.0
@@ -109,15 +113,16 @@ class NetworkRun:
         if self._ranks.rank > 0:
             torch.manual_seed(self._seed + self._ranks.rank)
 
-    def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
+    def train(self, observer: Observer, keeper: StateKeeper, *, is_last: bool) -> None:
         """Make the steps that are left.
 
-        :raises Interrupted: if a signal asks to stop before the last one.
+        :param is_last: whether no other network is trained after this one.
+        :raises Interrupted: if a signal asks to stop while anything is left to do.
         """
         with paying_attention(keeper, self._ranks) as attention:
             while not self.is_over:
                 attention.during(lambda: self._advance(observer))
-                attention.between(is_over=self.is_over)
+                attention.between(is_over=is_last and self.is_over)
         for index in self.experiment.active:
             if index not in self.training.labelled:
                 name = self.experiment.tasks[index].name
@@ -151,6 +156,7 @@ class NetworkRun:
             seed=self._seed,
             steps=training.step,
             epochs=self._epoch,
+            iterations=self._iterations,
             criteria=() if self._evaluator is None else self._evaluator.criteria,
             last=self._last,
             best=self._best,
@@ -204,7 +210,7 @@ class NetworkRun:
 
     @property
     def _epoch(self) -> int:
-        return self.experiment.batches.passes
+        return self.training.passes
 
     def _advance(self, observer: Observer) -> None:
         """Make a step, or end an epoch."""

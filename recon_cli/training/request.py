@@ -35,6 +35,12 @@ class TrainRequest:
     allow_code: bool = False
 
     @property
+    def start(self) -> Path | None:
+        """The file of the weights that training starts from, if there is one."""
+        named = self.config.config.model.checkpoint
+        return self.checkpoint or (None if named is None else self.config.folder / named)
+
+    @property
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of the trainings."""
         return (self.config.config.seed,) if self.seeds is None else self.seeds

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from recon_cli.artifacts.digests import digest_file
+from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.training import Results, Training
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.device import choose_device, device_name, repeatable
@@ -63,6 +65,8 @@ def train(
         not been interrupted, but for the times in the documents.
     :raises ReconError: if the config does not work, or the folder holds another training.
     """
+    if output == STANDARD_STREAM:
+        raise ReconError("a training writes a folder, which standard output cannot take", "name one: `-o runs/joint`")
     # The user's code may change the working folder.
     output = output.absolute()
     device = choose_device(request.device or request.config.config.device)
@@ -77,8 +81,15 @@ def train(
         ]
         with ranks.together():
             if ranks.rank == 0:
-                _prepare(output, networks, overwrite=overwrite, resume=resume)
-        trained = [_train(request, network, device, observer, ranks, resume=resume) for network in networks]
+                _check_output(request, output, networks, may_exist=overwrite or resume)
+        trained = []
+        for place, network in enumerate(networks):
+            # What lies there goes when the first network has been made: no slip in a config costs an older result.
+            clear = partial(_clear, output, networks) if place == 0 and not resume else None
+            is_last = place == len(networks) - 1
+            trained.append(
+                _train(request, network, device, observer, ranks, resume=resume, clear=clear, is_last=is_last)
+            )
         results = results_of(trained, request)
         with ranks.together():
             if ranks.rank == 0:
@@ -91,38 +102,60 @@ def _folder(output: Path, seed: int, task: str | None) -> Path:
     return folder if task is None else folder / task
 
 
-def _prepare(output: Path, networks: list[_Network], *, overwrite: bool, resume: bool) -> None:
-    """Make the folder ready, or refuse it."""
+def _check_output(request: TrainRequest, output: Path, networks: Sequence[_Network], *, may_exist: bool) -> None:
+    """Refuse a folder that cannot be written to, or is not to be."""
     if output.exists() and not output.is_dir():
         raise ReconError(f"{quoted(output)} is a file, but a folder is to be written", "choose another name")
-    if not (overwrite or resume) and output.exists() and any(output.iterdir()):
+    if not may_exist and output.exists() and any(output.iterdir()):
         raise ReconError(
             f"the folder {quoted(output)} is not empty",
             "pass --resume to go on with what was begun there, --force to replace it, or choose another name",
         )
-    if overwrite and not resume:
-        for network in networks:
-            network.folder.clear()
-    with suppress(FileNotFoundError):
-        (output / RESULTS).unlink()
+    inputs = [*request.config.files, *([] if request.checkpoint is None else [request.checkpoint])]
+    for network in networks:
+        network.folder.check_apart(inputs)
+
+
+def _clear(output: Path, networks: Sequence[_Network]) -> None:
+    """Remove what an earlier training of these networks left."""
+    for network in networks:
+        network.folder.clear()
+    (output / RESULTS).unlink(missing_ok=True)
 
 
 def _train(
-    request: TrainRequest, network: _Network, device: torch.device, observer: Observer, ranks: Ranks, *, resume: bool
+    request: TrainRequest,
+    network: _Network,
+    device: torch.device,
+    observer: Observer,
+    ranks: Ranks,
+    *,
+    resume: bool,
+    clear: Callable[[], None] | None,
+    is_last: bool,
 ) -> Training:
-    """Train a network, unless that was done before."""
+    """Train a network, unless that was done before.
+
+    :param clear: takes away what an earlier training left, if anything is to go.
+    :param is_last: whether none is trained after this one.
+    """
     folder = network.folder
     with ranks.together():
-        done = _finished(request, network) if ranks.rank == 0 else None
+        done = _finished(request, network) if ranks.rank == 0 and resume else None
     done = ranks.from_first(done)
     if done is not None:
         observer.noted(f"{network.title} was trained before")
+        if ranks.rank == 0:
+            # It is still there if the process was killed at the very end.
+            _drop_state(folder, observer)
         return done
     with repeatable(network.seed):
         with ranks.together():
             run = NetworkRun(request, network.seed, network.task, device, folder, ranks)
         # Only when all ranks have come so far, so that none of them leaves an empty folder behind.
         with ranks.together():
+            if ranks.rank == 0 and clear is not None:
+                clear()
             state = _begin(run, folder, observer, resume=resume) if ranks.rank == 0 else None
         run.align()
         state = ranks.from_first(state)
@@ -135,18 +168,22 @@ def _train(
         observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
         with _keeping(run, folder, keeper, observer):
-            run.train(observer, keeper)
+            run.train(observer, keeper, is_last=is_last)
             with ranks.together():
                 document = run.publish() if ranks.rank == 0 else None
         trained = ranks.from_first(document)
         assert trained is not None
         if ranks.rank == 0:
-            try:
-                folder.run.remove()
-            except ReconError as error:
-                observer.warned(error.message)
+            _drop_state(folder, observer)
     observer.finished()
     return trained
+
+
+def _drop_state(folder: TrainingFolder, observer: Observer) -> None:
+    try:
+        folder.run.remove()
+    except ReconError as error:
+        observer.warned(error.message)
 
 
 def _finished(request: TrainRequest, network: _Network) -> Training | None:
@@ -159,7 +196,7 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         return None
     document = Training.read(path)
     epochs, iterations = request.length
-    branching, checkpoint = request.branching, request.checkpoint
+    branching, checkpoint = request.branching, request.start
     now = {
         "config": request.config_digest,
         "manifest": None if branching is None else branching.digest,
@@ -167,17 +204,17 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         "method": request.rule.model_dump_json(),
         "epochs": epochs,
         "iterations": iterations,
+        "checkpoint": None if checkpoint is None else digest_file(checkpoint),
     }
     was = {
         "config": document.config_digest,
         "manifest": document.manifest_digest,
         "reinitialised": document.reinitialised,
         "method": document.method.model_dump_json(),
-        "epochs": None if epochs is None else document.epochs,
-        "iterations": None if iterations is None else document.steps,
+        "epochs": document.epochs if document.iterations is None else None,
+        "iterations": document.iterations,
+        "checkpoint": document.checkpoint_digest,
     }
-    if checkpoint is not None:
-        now["checkpoint"], was["checkpoint"] = digest_file(checkpoint), document.checkpoint_digest
     check_same(was, now, quoted(network.folder.path))
     return document
 

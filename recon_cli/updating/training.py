@@ -14,7 +14,7 @@ from recon_cli.dataflow.recording import copied, record
 from recon_cli.errors import NonFiniteError, ReconError, listed, quoted
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
-from recon_cli.experiment.losses import check_finite, task_losses
+from recon_cli.experiment.losses import check_finite, labels_of, task_losses
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
 from recon_cli.random_states import random_states, set_random_states
@@ -34,6 +34,7 @@ class Training:
         over those that have it.
     :param seed: of rules that draw random numbers.
     :ivar step: the steps made.
+    :ivar passes: the passes over the data whose steps are all made.
     :ivar losses: the mean losses since they were last taken.
     :ivar pass_losses: those of the present pass over the data.
     :ivar labelled: the indices of the tasks that had a label in some step.
@@ -73,6 +74,7 @@ class Training:
         self._taken: list[Batch] = []
         self._has_ended = False
         self.step = 0
+        self.passes = 0
         self.losses = MeanLosses(len(self._names))
         self.pass_losses = MeanLosses(len(self._names))
         self.labelled: set[int] = set()
@@ -88,7 +90,9 @@ class Training:
     def fetch(self) -> bool:
         """Take the batches of the next step; False, once, where a pass over the data ends.
 
-        :raises ReconError: if the data fails.
+        A process by itself that trains some of the tasks passes over batches that have no label for them.
+
+        :raises ReconError: if the data fails, or a first pass has nothing to learn from.
         """
         batches, wanted = self._experiment.batches, self._experiment.optimization.accumulate
         with self._ranks.together():
@@ -96,11 +100,15 @@ class Training:
                 batch = batches.next_of_pass()
                 if batch is None:
                     self._has_ended = True
-                else:
+                elif self._is_wanted(batch):
                     self._taken.append(batch)
         if self._taken:
             return True
+        if self.step == 0:
+            active = listed([self._names[task] for task in self._experiment.active])
+            raise ReconError(f"no batch has a label for {active}", "look at `label` under `tasks`, and at the data")
         self._has_ended = False
+        self.passes += 1
         self._stepper.after_epoch()
         return False
 
@@ -138,6 +146,7 @@ class Training:
         model = self._experiment.model
         return {
             "step": self.step,
+            "passes": self.passes,
             "has_ended": self._has_ended,
             "labelled": sorted(self.labelled),
             "reached": list(self.reached),
@@ -167,7 +176,7 @@ class Training:
         _restore_buffers(experiment.model, state["buffers"])
         experiment.optimization.restore(state["optimization"])
         self._stepper.restore(state["method"])
-        self.step, self._has_ended = state["step"], state["has_ended"]
+        self.step, self.passes, self._has_ended = state["step"], state["passes"], state["has_ended"]
         self.labelled, self.reached = set(state["labelled"]), tuple(state["reached"])
         self.flow = None if state["flow"] is None else Dataflow.model_validate_json(state["flow"])
         self.losses.restore(state["losses"][rank])
@@ -204,6 +213,13 @@ class Training:
         if found is not None and self._recorder is not None:
             self._recorder.record(found, self.step, step.present)
         return True
+
+    def _is_wanted(self, batch: Batch) -> bool:
+        experiment = self._experiment
+        # Several ranks make the same number of steps, so none of them may pass over a batch.
+        if self._ranks.size > 1 or len(experiment.active) == len(experiment.tasks):
+            return True
+        return bool(labels_of(batch, experiment.tasks, experiment.active))
 
     def _restore_parameters(self, saved: Mapping[str, torch.Tensor]) -> None:
         own = dict(self._experiment.model.named_parameters())

@@ -188,3 +188,59 @@ def test_numbers_are_what_people_mean(text, value):
 def test_json_is_yaml(tmp_path):
     content = strict_yaml.parse(MINIMAL.encode(), "this")
     assert strict_yaml.parse(json.dumps(content).encode(), "this") == content
+
+
+TRAINED = """
+validation: {target: "a.b:d"}
+scheduler: {target: StepLR, kwargs: {step_size: 3}}
+"""
+
+
+def test_the_keys_of_a_training_have_defaults(tmp_path):
+    (tmp_path / "recon.yaml").write_text(MINIMAL + TRAINED)
+    config = load_config(tmp_path / "recon.yaml").config
+    assert config.validation is not None
+    assert (config.validation.batch_size, config.validation.workers, config.validation.inputs) == (None, 0, None)
+    assert config.scheduler is not None
+    assert config.scheduler.per == "epoch"
+    assert (config.optimizer.clip_norm, config.optimizer.accumulate, config.precision) == (None, 1, "float32")
+    assert (config.train.epochs, config.train.iterations, config.train.best) == (None, None, "loss")
+    assert (config.train.evaluate_every, config.train.conflicts) == (None, None)
+    assert config.tasks[0].metrics == []
+
+
+def test_a_metric_is_called_by_its_name_or_by_what_it_is(tmp_path):
+    metrics = 'metrics: [accuracy, {target: "my.metrics:Box.iou"}, {target: f1, name: score}]'
+    (tmp_path / "recon.yaml").write_text(MINIMAL.replace("name: one,", f"name: one, {metrics},"))
+    task = load_config(tmp_path / "recon.yaml").config.tasks[0]
+    assert [metric.title for metric in task.metrics] == ["accuracy", "iou", "score"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("scheduler: {target: StepLR, per: batch}", "`scheduler.per`"),
+        ("scheduler: {target: 'step lr'}", "neither a name in torch.optim.lr_scheduler nor of the form"),
+        ("precision: double", "`precision`"),
+        ("validation: {target: d}", "not of the form package.module:callable"),
+        ("validation: {target: 'a:b', shuffle: true}", "`validation.shuffle` is not a known key"),
+        ("validation: {target: 'a:b', batch_size: 0}", "`validation.batch_size`"),
+        ("train: {epochs: 0}", "`train.epochs`"),
+        ("train: {epochs: 2, iterations: 2}", "`epochs` and `iterations` contradict each other"),
+        ("train: {conflicts: {}}", "give one of `every` and `samples`"),
+        ("train: {conflicts: {every: 1, samples: 1}}", "give one of `every` and `samples`"),
+        ("train: {trackers: [mlflow]}", "`train.trackers.0`"),
+        ("train: {log_every: 0}", "`train.log_every`"),
+        ("train: {epoch: 1}", "did you mean `epochs`?"),
+    ],
+)
+def test_keys_of_a_training_that_make_no_sense(tmp_path, text, words):
+    assert words in refused(tmp_path, MINIMAL + text)
+
+
+@pytest.mark.parametrize(
+    "part", ["clip_norm: -1", "clip_norm: 0", "clip_norm: .inf", "accumulate: 0", "accumulate: 1.5"]
+)
+def test_an_optimizer_that_makes_no_step(tmp_path, part):
+    key = part.partition(":")[0]
+    assert f"`optimizer.{key}`" in refused(tmp_path, MINIMAL.replace("target: Adam,", f"target: Adam, {part},"))

@@ -17,6 +17,7 @@ from recon_cli.runs import keeping
 from tests import networks
 from tests.conftest import read_scores
 from tests.experiment.programs import WRITERS, write
+from tests.stopping import CODES, ENVIRONMENT, stop_at_a_random_moment
 
 DATA = {
     "a data set": {"target": "tests.networks:Augmented", "batch_size": 8},
@@ -119,34 +120,6 @@ def test_a_run_may_be_stopped_many_times(recon, config):
     assert Path("s.json").read_bytes() == uninterrupted(recon, path)
 
 
-DRIVER = (
-    "from recon_cli.runs import keeping\n"
-    "keeping.SAVE_SECONDS, keeping.SAVE_SHARE = 0.0, 1.0\n"
-    "from recon_cli.cli.app import main\n"
-    "raise SystemExit(main())"
-)
-
-
-def stop_at_a_random_moment(number: int, path: Path, folder: Path) -> int:
-    """Run a profile as a process of its own, send it a signal once it has saved something, and return its code."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVER, "profile", str(path), "-o", "s.json", "--resume"]
-    state = folder / "s.run" / "state.pt"
-    before = state.stat().st_mtime_ns if state.exists() else 0
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        while not state.exists() or state.stat().st_mtime_ns == before:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.005)
-        time.sleep(random.SystemRandom().uniform(0, 0.5))
-        # As a terminal and a scheduler do, to the workers as well.
-        os.killpg(process.pid, number)
-        assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
-        return process.wait(timeout=60)
-
-
 STOPS = [
     pytest.param(number, data, marks=() if data == "a data set" else pytest.mark.slow)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -157,9 +130,8 @@ STOPS = [
 @pytest.mark.parametrize(("number", "data"), STOPS)
 def test_a_process_that_is_stopped_at_any_moment_loses_nothing(recon, config, tmp_path, number, data):
     path = config(**parts(data, loss="tests.networks:slow_loss", iterations=300))
-    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number]
     for _ in range(2):
-        assert stop_at_a_random_moment(number, path, tmp_path) == expected
+        assert stop_at_a_random_moment(number, tmp_path, "profile", path, "-o", "s.json", "--resume") == CODES[number]
     recon("profile", path, "-o", "s.json", "--resume").succeeds()
     assert Path("s.json").read_bytes() == uninterrupted(recon, path)
     assert not list(tmp_path.glob("s.run*"))
@@ -200,7 +172,7 @@ def test_a_second_signal_ends_at_once(config, tmp_path):
         "    print('here', flush=True)\n    time.sleep(1000)\n"
     )
     path = config(**parts(loss="stuck:loss"))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | ENVIRONMENT
     command = [sys.executable, "-m", "recon_cli", "profile", str(path), "-o", "s.json"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import read_scores
-
-
-def torchrun(folder: Path, size: int, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-    """Start the command on several ranks, which speak over the loopback device and end with it."""
-    source = Path(__file__).parents[2]
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
-            "--nproc-per-node", str(size), "-m", "recon_cli", "profile", *map(str, arguments),
-        ],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out, err
+from tests.torchrun import finish, torchrun
 
 
 def without_norm(config, name: str, batch_size: int, **profile: object) -> Path:
@@ -56,7 +33,7 @@ CASES = [
 @pytest.mark.parametrize(("size", "every", "method"), CASES)
 def test_ranks_write_what_one_process_with_their_batches_together_writes(recon, config, tmp_path, size, every, method):
     path = without_norm(config, "ranks.yaml", 4, every=every)
-    code, out, err = finish(torchrun(tmp_path, size, path, "-o", "r.json", "--method", method))
+    code, out, err = finish(torchrun(tmp_path, size, "profile", path, "-o", "r.json", "--method", method))
     assert code == 0, err
     assert out.count("layers shared by") == 1, out
     path = without_norm(config, "alone.yaml", 4 * size, every=every)
@@ -81,7 +58,7 @@ def test_an_error_of_one_rank_ends_all_with_that_error(config, tmp_path):
         "        if os.environ['RANK'] == '1': raise ValueError('no such weather')\n"
         "        return super().forward(x)\n"
     )
-    code, _, err = finish(torchrun(tmp_path, 2, config(model={"target": "one_fails:Fails"}), "-o", "s.json"))
+    code, _, err = finish(torchrun(tmp_path, 2, "profile", config(model={"target": "one_fails:Fails"}), "-o", "s.json"))
     assert code != 0
     assert err.count("error: on rank 1: the model failed: ValueError: no such weather") == 1, err
     assert not (tmp_path / "s.json").exists()
@@ -94,7 +71,7 @@ def test_a_rank_that_cannot_begin_leaves_no_folder_behind(config, tmp_path):
         "    if os.environ['RANK'] == '1': raise ValueError('no such weights')\n"
         "    return TwoTasks()\n"
     )
-    code, _, err = finish(torchrun(tmp_path, 2, config(model={"target": "one_begins:make"}), "-o", "s.json"))
+    code, _, err = finish(torchrun(tmp_path, 2, "profile", config(model={"target": "one_begins:make"}), "-o", "s.json"))
     assert code != 0
     assert err.count("error: on rank 1:") == 1, err
     assert not (tmp_path / "s.run").exists()
@@ -103,8 +80,8 @@ def test_a_rank_that_cannot_begin_leaves_no_folder_behind(config, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path):
     path = without_norm(config, "long.yaml", 4)
-    assert finish(torchrun(tmp_path, 2, path, "-o", "whole.json", "--iterations", 300))[0] == 0
-    process = torchrun(tmp_path, 2, path, "-o", "halves.json", "--iterations", 300, RECON_TEST_SLOW="0.05")
+    assert finish(torchrun(tmp_path, 2, "profile", path, "-o", "whole.json", "--iterations", 300))[0] == 0
+    process = torchrun(tmp_path, 2, "profile", path, "-o", "halves.json", "--iterations", 300, RECON_TEST_SLOW="0.05")
     while not (tmp_path / "halves.run").exists() and process.poll() is None:
         time.sleep(0.1)
     time.sleep(2)
@@ -112,6 +89,6 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(config, tmp_path):
     code, _, err = finish(process)
     assert code != 0
     assert (tmp_path / "halves.run" / "state.pt").exists(), err
-    code, _, err = finish(torchrun(tmp_path, 2, path, "-o", "halves.json", "--iterations", 300, "--resume"))
+    code, _, err = finish(torchrun(tmp_path, 2, "profile", path, "-o", "halves.json", "--iterations", 300, "--resume"))
     assert code == 0, err
     assert (tmp_path / "halves.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
