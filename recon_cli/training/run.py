@@ -26,6 +26,7 @@ from recon_cli.training.network import NetworkRun
 from recon_cli.training.observer import Observer
 from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
+from recon_cli.training.trackers import check_installed
 
 RESULTS = "results.json"
 """What the folder of a training holds besides those of its networks."""
@@ -77,6 +78,7 @@ def train(
         ]
         with ranks.together():
             if ranks.rank == 0:
+                check_installed(request.config.config.train.trackers)
                 _prepare(output, networks, overwrite=overwrite, resume=resume)
         trained = [_train(request, network, device, observer, ranks, resume=resume) for network in networks]
         results = results_of(trained, request)
@@ -132,9 +134,11 @@ def _train(
         for warning in run.experiment.warnings:
             observer.warned(warning)
         epochs, _ = request.length
-        observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
-        with _keeping(run, folder, keeper, observer):
+        with run.trackers.tracking(observer.warned), _keeping(run, folder, keeper, observer):
+            observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
+            if state is not None and request.config.config.train.trackers:
+                keeper.save()
             run.train(observer, keeper)
             with ranks.together():
                 document = run.publish() if ranks.rank == 0 else None
