@@ -1,4 +1,4 @@
-"""What `recon train` costs over a loop written by hand: `python -m benchmarks.train [--rounds 5] [--steps 100]`.
+"""What `recon train` costs over a loop written by hand: `python -m benchmarks.train [--rounds 3] [--steps 100]`.
 
 A training by `recon train`, joint and without evaluations, and a plain PyTorch loop with the same network, weights,
 batches, optimizer and deterministic kernels take turns, step by step: the loop makes its step where Recon tells its
@@ -217,7 +217,7 @@ def measure(name: str, rounds: int, steps: int) -> Figures:
 def main() -> None:
     """Measure all cases."""
     parser = argparse.ArgumentParser(description="What `recon train` costs over a plain loop.")
-    parser.add_argument("--rounds", type=int, default=5, help="trainings of each network")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each network")
     parser.add_argument("--steps", type=int, default=100, help="steps of each training")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file too")
     arguments = parser.parse_args()
