@@ -37,6 +37,7 @@ bench: $(VENV)/.ready-bench
 	$(BIN)/python -m benchmarks.split
 	$(BIN)/python -m benchmarks.branch
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.train
 
 FUZZ_SECONDS ?= 60
 

@@ -108,7 +108,7 @@ def check_finite(losses: Sequence[torch.Tensor], tasks: Sequence[str], iteration
     :raises NonFiniteError: naming the task and the iteration.
     """
     # One transfer for all losses: each would stop the device.
-    values = torch.stack([loss.detach().double() for loss in losses]).tolist()
+    values = torch.stack([loss.detach() for loss in losses]).tolist()
     for task, value in zip(tasks, values, strict=True):
         if value - value != 0:
             raise NonFiniteError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ class Optimization:
 
     def forward(self) -> AbstractContextManager[Any]:
         """What forward passes and losses run in."""
-        return torch.autocast(self._device.type, dtype=self._type, enabled=self._type is not None)
+        return nullcontext() if self._type is None else torch.autocast(self._device.type, dtype=self._type)
 
     def step(self) -> None:
         """Move the parameters by their gradients, which are those of losses times `scale`.

@@ -70,10 +70,10 @@ class Ranks:
 
     def counts(self, flags: Sequence[bool]) -> list[int]:
         """For each of several things, how many ranks have it."""
-        numbers = torch.tensor(flags, dtype=torch.int64)
-        if self.size > 1:
-            numbers = numbers.to(_device())
-            self.sum([numbers])
+        if self.size == 1:
+            return [int(flag) for flag in flags]
+        numbers = torch.tensor(flags, dtype=torch.int64, device=_device())
+        self.sum([numbers])
         return numbers.tolist()
 
     def highest(self, number: int) -> int:

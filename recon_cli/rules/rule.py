@@ -111,7 +111,9 @@ class Rule(ABC, Generic[AnyParameters]):
 
         :param places: of the tasks that have a loss in the step.
         """
-        return self._spread(places, 1.0 if self.scale == "published" else 1 / max(len(places), 1))
+        weight = 1.0 if self.scale == "published" else 1 / max(len(places), 1)
+        present = set(places)
+        return torch.tensor([weight * (task in present) for task in range(len(self.tasks))], dtype=torch.float64)
 
     def after_step(self, losses: torch.Tensor) -> None:
         """Learn from the losses of the same batch after the step, [T]; only for rules that need `new losses`.
@@ -144,10 +146,10 @@ class Rule(ABC, Generic[AnyParameters]):
         for name in self.LEARNED:
             setattr(self, name, state[name].clone())
 
-    def _spread(self, places: Sequence[int], values: torch.Tensor | float) -> torch.Tensor:
+    def _spread(self, places: Sequence[int], values: torch.Tensor) -> torch.Tensor:
         """Values of some tasks among zeros of the others."""
         found = torch.zeros(len(self.tasks), dtype=torch.float64)
-        found[list(places)] = torch.as_tensor(values, dtype=torch.float64)
+        found[list(places)] = values.double()
         return found
 
     def _gram(self, seen: Observation) -> torch.Tensor:

@@ -9,6 +9,9 @@ from recon_cli.errors import ReconError, quoted
 from recon_cli.runs.folder import RunFolder
 from recon_cli.runs.identity import START_ANEW
 
+EVENTS_SUFFIX = ".recon"
+"""How the names of TensorBoard's event files end that are Recon's."""
+
 
 class TrainingFolder:
     """Where a training writes.
@@ -47,7 +50,8 @@ class TrainingFolder:
         :raises ReconError: if it cannot be removed.
         """
         try:
-            for path in self._files:
+            events = self.path.glob(f"events.out.tfevents.*{EVENTS_SUFFIX}")
+            for path in (*self._files, *events):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise ReconError(f"cannot remove what is in {quoted(self.path)}: {error.strerror}") from None

@@ -47,12 +47,27 @@ class TrainingLog:
             os.fsync(file.fileno())
         return {"bytes": self._bytes}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> list[int]:
         """Go on after what a state counts on; lines that came later are written anew.
 
+        :returns: the steps of those lines.
         :raises ReconError: if the log has become shorter.
         """
+        later = self._steps_after(state["bytes"])
         self._cut(state["bytes"])
+        return later
+
+    def _steps_after(self, length: int) -> list[int]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(length)
+                # The last line may be torn.
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ReconError(f"cannot read the log {quoted(self._path)}: {error.strerror}") from None
+        return [strict_json.parse(line, f"a line of the log {quoted(self._path)}")["step"] for line in lines]
 
     def _cut(self, length: int) -> None:
         try:

@@ -34,10 +34,11 @@ from recon_cli.training.folder import TrainingFolder
 from recon_cli.training.log import TrainingLog
 from recon_cli.training.observer import Observer
 from recon_cli.training.request import TrainRequest
+from recon_cli.training.trackers import Trackers
 from recon_cli.updating.rotations import rotated_for
 from recon_cli.updating.training import Training as Steps
 
-_STATE = {"run", "training", "log", "last", "best", "seconds", "evaluation_seconds"}
+_STATE = {"run", "training", "log", "trackers", "last", "best", "seconds", "evaluation_seconds"}
 
 
 class NetworkRun:
@@ -65,6 +66,8 @@ class NetworkRun:
         self._epochs, self._iterations = request.length
         self._settings = config.train
         self.log = TrainingLog(folder.log)
+        # One rank speaks for all.
+        self.trackers = Trackers(self._settings.trackers if ranks.rank == 0 else (), folder.path)
         experiment = build_experiment(
             request.config,
             seed=seed,
@@ -186,6 +189,7 @@ class NetworkRun:
             "run": self._identity(),
             "training": self.training.state(),
             "log": self.log.state() if self._ranks.rank == 0 else None,
+            "trackers": self.trackers.state(),
             "last": None if self._last is None else self._last.model_dump(),
             "best": None if self._best is None else self._best.model_dump(),
             "seconds": self._seconds,
@@ -202,7 +206,8 @@ class NetworkRun:
             raise ReconError(f"{source} holds no state of a training", START_ANEW)
         check_same(state["run"], self._identity(), source)
         if self._ranks.rank == 0:
-            self.log.restore(state["log"])
+            again = self.log.restore(state["log"])
+            self.trackers.restore(state["trackers"], state["training"]["step"], again)
         self.training.restore(state["training"])
         self._last = None if state["last"] is None else Evaluation.model_validate(state["last"])
         self._best = None if state["best"] is None else Evaluation.model_validate(state["best"])
@@ -268,7 +273,9 @@ class NetworkRun:
     def _note(self, line: Mapping[str, Any]) -> None:
         with self._ranks.together():
             if self._ranks.rank == 0:
-                self.log.add({"step": self.training.step, "epoch": self._epoch, **line})
+                whole = {"step": self.training.step, "epoch": self._epoch, **line}
+                self.log.add(whole)
+                self.trackers.add(whole)
 
     def _save(self, path: Path) -> None:
         if self._ranks.rank == 0:

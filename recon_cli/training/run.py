@@ -28,6 +28,7 @@ from recon_cli.training.network import NetworkRun
 from recon_cli.training.observer import Observer
 from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
+from recon_cli.training.trackers import check_installed
 
 RESULTS = "results.json"
 """What the folder of a training holds besides those of its networks."""
@@ -81,6 +82,7 @@ def train(
         ]
         with ranks.together():
             if ranks.rank == 0:
+                check_installed(request.config.config.train.trackers)
                 _check_output(request, output, networks, may_exist=overwrite or resume)
         trained = []
         for place, network in enumerate(networks):
@@ -165,9 +167,11 @@ def _train(
         for warning in run.experiment.warnings:
             observer.warned(warning)
         epochs, _ = request.length
-        observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
-        with _keeping(run, folder, keeper, observer):
+        with run.trackers.tracking(observer.warned), _keeping(run, folder, keeper, observer):
+            observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
+            if state is not None and request.config.config.train.trackers:
+                keeper.save()
             run.train(observer, keeper, is_last=is_last)
             with ranks.together():
                 document = run.publish() if ranks.rank == 0 else None

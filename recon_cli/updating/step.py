@@ -84,12 +84,18 @@ class Step:
         whole[at.unsqueeze(1), at] = gram
         return whole
 
-    def weighted(self, weights: torch.Tensor, *, averaged: bool = False) -> torch.Tensor:
-        """The sum of the weighted, scaled losses: the sum of its gradients over the ranks is the update.
+    def factors(self, weights: torch.Tensor, *, averaged: bool = False) -> list[float]:
+        """What this rank's scaled losses are multiplied by, so that the sum of all gradients over the ranks is the
+        update.
 
         :param weights: [T].
         :param averaged: whether it is to be their mean instead.
         """
         size = self.ranks.size if averaged else 1
-        factors = weights.tolist()
-        return torch.stack([loss * (factors[t] * size / self.counts[t]) for t, loss in self.scaled.items()]).sum()
+        of_tasks = weights.tolist()
+        return [of_tasks[task] * size / self.counts[task] for task in self.losses]
+
+    def weighted(self, weights: torch.Tensor) -> torch.Tensor:
+        """The sum of the scaled losses times their factors."""
+        pairs = zip(self.scaled.values(), self.factors(weights), strict=True)
+        return torch.stack([loss * factor for loss, factor in pairs]).sum()

@@ -56,6 +56,8 @@ class Training:
     ) -> None:
         self._experiment = experiment
         self._names = tuple(task.name for task in experiment.tasks)
+        # To find them anew in every step takes as long as all the rest of what is done here.
+        self._parameters = list(experiment.model.parameters())
         self._recorder = recorder
         self._ranks = ranks
         self._stepper = Stepper(
@@ -119,7 +121,8 @@ class Training:
         """
         optimization = self._experiment.optimization
         # Before the forward pass, which then has their memory.
-        self._experiment.model.zero_grad()
+        for parameter in self._parameters:
+            parameter.grad = None
         while not self._taken:
             if not self.fetch():
                 self.end_pass()

@@ -37,6 +37,7 @@ class ByLosses(Way):
         weights = rule.weights(step.observation()).heads if rule.needs else self._rules.joint_weights(step)
         if measured:
             return self.engine.backward(step.in_order, weights[step.present].to(step.device), accumulate=True)
-        total = step.weighted(weights, averaged=self._averaged)
-        backward_over_ranks(self._model, total, ALONE if self._averaged else step.ranks)
+        factors = step.factors(weights, averaged=self._averaged)
+        ranks = ALONE if self._averaged else step.ranks
+        backward_over_ranks(self._model, list(step.scaled.values()), ranks, factors)
         return None

@@ -42,9 +42,9 @@ class ByPenalty(Way):
             # It is made of products of two scaled gradients.
             penalty = self._penalty(step) / step.scale
             if not measured:
-                backward_over_ranks(self._model, step.weighted(weights) + penalty, step.ranks)
+                backward_over_ranks(self._model, [step.weighted(weights) + penalty], step.ranks)
                 return None
-            backward_over_ranks(self._model, penalty, step.ranks, retain_graph=True)
+            backward_over_ranks(self._model, [penalty], step.ranks, retain_graph=True)
         return self.engine.backward(step.in_order, weights[step.present].to(step.device), accumulate=True)
 
     def _penalty(self, step: Step) -> torch.Tensor:

@@ -113,23 +113,38 @@ class GradientWay(Way):
         """Add the update to `.grad`, made of the gradients that the engine holds."""
 
 
-def backward_over_ranks(model: nn.Module, total: torch.Tensor, ranks: Ranks, *, retain_graph: bool = False) -> None:
-    """A backward pass whose gradients are added up over the ranks, and then to those that are there already."""
+def backward_over_ranks(
+    model: nn.Module,
+    losses: Sequence[torch.Tensor],
+    ranks: Ranks,
+    factors: Sequence[float] | None = None,
+    *,
+    retain_graph: bool = False,
+) -> None:
+    """A backward pass whose gradients are added up over the ranks, and then to those that are there already.
+
+    :param factors: what each loss is multiplied by; None for 1.
+    """
     if ranks.size == 1:
-        _run_backward(total, retain_graph=retain_graph)
+        _run_backward(losses, factors, retain_graph=retain_graph)
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
-    _run_backward(total, retain_graph=retain_graph)
+    _run_backward(losses, factors, retain_graph=retain_graph)
     ranks.sum_gradients(parameters)
     for parameter, gradient in zip(parameters, before, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
 
-def _run_backward(total: torch.Tensor, *, retain_graph: bool) -> None:
+def _run_backward(losses: Sequence[torch.Tensor], factors: Sequence[float] | None, *, retain_graph: bool) -> None:
     # A penalty on pairs of tasks is a constant where there is no pair.
-    if total.requires_grad:
-        torch.autograd.backward(total, retain_graph=retain_graph)
+    places = [place for place, loss in enumerate(losses) if loss.requires_grad]
+    if not places:
+        return
+    roots = [losses[place] for place in places]
+    # The pass begins with the factors: to multiply the losses by them would put as many operations before and behind.
+    gradients = None if factors is None else [losses[place].new_full((), factors[place]) for place in places]
+    torch.autograd.backward(roots, gradients, retain_graph=retain_graph)
