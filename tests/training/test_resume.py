@@ -231,7 +231,7 @@ def test_a_failure_leaves_the_last_saved_state_to_go_on_from(recon, config, monk
 
 
 CHANGES = {
-    "the config": ({"seed": 7}, [], "config: sha256:"),
+    "the config": ({"precision": "bfloat16"}, [], "config: sha256:"),
     "the length": ({}, ["--epochs", 5], "epochs: 2 there, 5 here"),
     "its unit": ({}, ["--iterations", 10], "iterations: None there, 10 here"),
     "the rule": ({}, ["--method", "pcgrad"], "method: "),
