@@ -7,7 +7,7 @@ OUT ?= demo_results
 .PHONY: fuzz demo test test-all test-files lint check-types schemas bench clean
 
 demo: $(VENV)/.ready
-	$(BIN)/python demo/run.py $(OUT)
+	$(BIN)/recon run sample_configs/multi_fashion_mnist_small.yaml -o $(OUT)
 
 test: $(VENV)/.ready-dev lint check-types
 	$(BIN)/python -m pytest -n 2 -m "not slow and not network"
