@@ -18,7 +18,8 @@ from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import call_target, user_code
 from recon_cli.random_states import random_states, set_random_states
 
-_END: Final = object()
+END: Final = object()
+"""What stands for the end of a pass over the data."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Batches:
                 self._raw, self._position = self._begin(), 0
                 self._is_between = False
             raw = self._next()
-            if raw is _END:
+            if raw is END:
                 if self._position == 0:
                     raise self._no_more()
                 self._raw = None
@@ -168,7 +169,7 @@ class Batches:
         with user_code(f"data.target {quoted(self._section.target)}"):
             self._raw = self._begin()
             for done in range(self._position):
-                if self._next() is _END:
+                if self._next() is END:
                     raise ReconError(
                         f"data.target {quoted(self._section.target)} gave {done} batches this time, "
                         f"but {self._position} or more to the run that is to go on"
@@ -191,14 +192,12 @@ class Batches:
         self._raw = None
 
     def _next(self) -> Any:
-        """The next batch as the data gives it, or `_END`."""
+        """The next batch as the data gives it, or `END`."""
         assert self._raw is not None
         try:
-            return next(self._raw, _END)
-        except Exception as error:
-            # The frames of an error that a worker sent hold that error, and the workers, which would never end.
+            return next_or_end(self._raw)
+        except Exception:
             self._raw = None
-            traceback.clear_frames(error.__traceback__)
             raise
 
     def _begin(self) -> Iterator[Any]:
@@ -229,6 +228,17 @@ class Batches:
                 "lower `data.batch_size` or set `data.drop_last: false`",
             )
         return ReconError(f"data.target {target} is empty: it gave no batch")
+
+
+def next_or_end(batches: Iterator[Any]) -> Any:
+    """The next batch as data gives it, or `END`."""
+    try:
+        return next(batches, END)
+    except Exception as error:
+        # The frames of an error that a worker sent hold that error, and the workers, which would never end.
+        del batches
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def as_batch(raw: Any, section: DataSection, device: torch.device) -> Batch:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Final
 
 import torch
 from torch.utils.data import DataLoader
 
 from recon_cli.config.schema import DataSection, ValidationSection
 from recon_cli.errors import ReconError, quoted
-from recon_cli.experiment.batches import Batch, as_batch, make_loader
+from recon_cli.experiment.batches import END, Batch, as_batch, make_loader, next_or_end
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
 
 _SEED = 0
-_END: Final = object()
 
 
 class ValidationData:
@@ -51,9 +49,14 @@ class ValidationData:
         with user_code(self._what):
             batches = iter(self._loader)
         for place in count():
-            with user_code(self._what):
-                raw = next(batches, _END)
-            if raw is _END:
+            try:
+                with user_code(self._what):
+                    raw = next_or_end(batches)
+            except ReconError:
+                # Its workers would never end as long as this frame is known to an error.
+                del batches
+                raise
+            if raw is END:
                 break
             if place % self._ranks.size == self._ranks.rank:
                 yield as_batch(raw, self._section, self._device)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from recon_cli.config.schema import DataSection
+from recon_cli.config.schema import DataSection, ValidationSection
 from recon_cli.errors import ReconError
 from recon_cli.experiment.batches import Batches
+from recon_cli.experiment.validation import ValidationData
 
 
 class Failing(Dataset):
@@ -50,4 +51,16 @@ def test_an_error_of_the_data_is_one_sentence_and_ends_the_workers(workers, refu
     next(data)
     with pytest.raises(ReconError, match=words):
         next(data)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_so_is_an_error_of_validation_data(workers):
+    data = ValidationData(
+        ValidationSection(target=f"{__name__}:Failing", kwargs={"refuses": False}, batch_size=2, workers=workers),
+        DataSection(target="a:b"),
+        torch.device("cpu"),
+    )
+    with pytest.raises(ReconError, match=r"^validation.target `.*:Failing` failed: ValueError: no item 5$"):
+        list(data)
     assert multiprocessing.active_children() == []
