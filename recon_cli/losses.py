@@ -12,13 +12,13 @@ from recon_cli.errors import ReconError
 
 
 def cross_entropy(output: torch.Tensor, label: torch.Tensor, *, ignore_index: int = -100) -> torch.Tensor:
-    """PyTorch's cross entropy, which is NaN where no pixel has a class; here it is 0.
+    """PyTorch's cross entropy, which is NaN where nothing has a class; here it is 0.
 
-    :param output: logits, [B, classes, H, W].
-    :param label: int64, [B, H, W].
+    :param output: logits, [B, classes, ...].
+    :param label: classes in any type, as floating-point attributes are, [B, ...].
     :param ignore_index: the class of pixels that have none.
     """
-    total = F.cross_entropy(output, label, ignore_index=ignore_index, reduction="sum")
+    total = F.cross_entropy(output, label.long(), ignore_index=ignore_index, reduction="sum")
     return total / (label != ignore_index).sum().clamp(min=1)
 
 

@@ -79,6 +79,13 @@ def test_cross_entropy_is_that_of_pytorch():
     label[0, :2] = -1
     expected = F.cross_entropy(output, label, ignore_index=-1)
     assert torch.allclose(cross_entropy(output, label, ignore_index=-1), expected, rtol=1e-12)
+    assert torch.equal(
+        cross_entropy(output, label.float(), ignore_index=-1), cross_entropy(output, label, ignore_index=-1)
+    )
+    attributes = torch.tensor([1.0, 0.0, 1.0])
+    assert torch.allclose(
+        cross_entropy(output[0, :3, :2, 0], attributes), F.cross_entropy(output[0, :3, :2, 0], attributes.long())
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,39 +12,13 @@ from torch.utils.data import DataLoader
 
 from recon_cli.datasets import celeba
 from recon_cli.errors import ReconError
-
-ATTRIBUTES = [f"Attribute_{number}" for number in range(40)]
-PARTITIONS = [0, 0, 1, 0, 2, 1]
-
-
-def label(image: int, attribute: int) -> int:
-    return 1 if (image * 7 + attribute * 3) % 5 < 2 else -1
-
-
-def attribute_lines() -> list[str]:
-    rows = [
-        f"{image:06d}.jpg  " + " ".join(f"{label(image, attribute):2d}" for attribute in range(40))
-        for image in range(1, len(PARTITIONS) + 1)
-    ]
-    return [str(len(rows)), " ".join(ATTRIBUTES) + " ", *rows]
-
-
-def write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(line + "\n" for line in lines))
+from recon_cli.zoo.resnet import CELEBA_ATTRIBUTES
+from tests.datasets.celeba_folder import attribute_lines, label, write_folder, write_lines
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    (tmp_path / "img_align_celeba").mkdir()
-    for number in range(1, len(PARTITIONS) + 1):
-        pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        # Lossless, whatever its name: Pillow looks at the content.
-        Image.fromarray(pixels).save(tmp_path / "img_align_celeba" / f"{number:06d}.jpg", format="PNG")
-    write_lines(tmp_path / "list_attr_celeba.txt", attribute_lines())
-    write_lines(
-        tmp_path / "list_eval_partition.txt",
-        [f"{number:06d}.jpg {partition}" for number, partition in enumerate(PARTITIONS, start=1)],
-    )
+    write_folder(tmp_path)
     return tmp_path
 
 
@@ -52,14 +26,14 @@ def root(tmp_path: Path) -> Path:
 def test_each_split_has_its_images_and_their_labels(root, split, numbers):
     data = celeba(str(root), split)
     assert len(data) == len(numbers)
-    assert data.attributes == tuple(ATTRIBUTES)
+    assert data.attributes == tuple(CELEBA_ATTRIBUTES)
     for index, number in enumerate(numbers):
         image, labels = data[index]
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         assert image.dtype == torch.float32
         np.testing.assert_allclose(image, pixels.transpose(2, 0, 1) / 255, rtol=1e-6)
         assert {name: value.item() for name, value in labels.items()} == {
-            name: float(label(number, attribute) == 1) for attribute, name in enumerate(ATTRIBUTES)
+            name: float(label(number, attribute) == 1) for attribute, name in enumerate(CELEBA_ATTRIBUTES)
         }
         assert all((value.dtype, value.shape) == (torch.float32, ()) for value in labels.values())
 
@@ -93,8 +67,8 @@ def test_batches_of_two_workers_are_those_of_none(root):
     alone, workers = (DataLoader(celeba(str(root)), batch_size=2, num_workers=number) for number in (0, 2))
     for (image, labels), (other, others) in zip(alone, workers, strict=True):
         assert torch.equal(image, other)
-        assert labels["Attribute_3"].dim() == 1
-        assert all(torch.equal(labels[name], others[name]) for name in ATTRIBUTES)
+        assert labels["Bags_Under_Eyes"].dim() == 1
+        assert all(torch.equal(labels[name], others[name]) for name in CELEBA_ATTRIBUTES)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +76,8 @@ def test_batches_of_two_workers_are_those_of_none(root):
     [
         (0, "six", "does not begin with the number of images and the names of 40 attributes"),
         (0, "7", "list_attr_celeba.txt` is for 6 images, but its first line says 7"),
-        (1, " ".join(ATTRIBUTES[:39]), "the names of 40 attributes"),
-        (1, " ".join(ATTRIBUTES[:39] + ATTRIBUTES[:1]), "the names of 40 attributes"),
+        (1, " ".join(CELEBA_ATTRIBUTES[:39]), "the names of 40 attributes"),
+        (1, " ".join(CELEBA_ATTRIBUTES[:39] + CELEBA_ATTRIBUTES[:1]), "the names of 40 attributes"),
         (4, "000003.jpg " + "1 " * 39, "line 5 of .*list_attr_celeba.txt` has 39 values; 40 were expected"),
         (4, "000003.jpg " + "1 " * 41, "has 41 values"),
         (4, "", "line 5 of .* has 0 values"),

@@ -15,30 +15,12 @@ from torch.utils.data import DataLoader
 from recon_cli.datasets import cityscapes, nyuv2
 from recon_cli.datasets.scale_and_flip import SCALES, enlarged, flipped, scale_and_flip
 from recon_cli.errors import ReconError
-
-HEIGHT, WIDTH = 8, 16
-
-
-def arrays(number: int) -> dict[str, np.ndarray]:
-    """An image's arrays, of the types that the published files have."""
-    random = np.random.default_rng(number)
-    normals = random.normal(size=(HEIGHT, WIDTH, 3))
-    return {
-        "image": random.random((HEIGHT, WIDTH, 3)),
-        "label": random.integers(-1, 13, (HEIGHT, WIDTH)).astype(np.float64),
-        "label_7": random.integers(-1, 7, (HEIGHT, WIDTH)).astype(np.int8),
-        "depth": random.random((HEIGHT, WIDTH, 1)).astype(np.float32),
-        "normal": normals / np.linalg.norm(normals, axis=2, keepdims=True),
-    }
+from tests.datasets.mtan_folder import HEIGHT, WIDTH, arrays, write_folder
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for split, size in (("train", 12), ("val", 2)):
-        for number in range(size):
-            for folder, values in arrays(number + 100 * (split == "val")).items():
-                (tmp_path / split / folder).mkdir(parents=True, exist_ok=True)
-                np.save(tmp_path / split / folder / f"{number}.npy", values)
+    write_folder(tmp_path)
     return tmp_path
 
 
