@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from recon_cli.cli.output import Output, make_console
+from recon_cli.cli.live import LivePicture
+from recon_cli.cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.live import Live
     from rich.progress import Progress, TaskID
 
     from recon_cli.profiling.leaders import Leader
@@ -21,26 +19,17 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_TABLES = 0.5
 
 
-class ProfileProgress:
+class ProfileProgress(LivePicture):
     """Watches a profile for the terminal; silent when there is none.
 
     :param sink: the command's output.
     """
 
     def __init__(self, sink: Output) -> None:
-        self._sink = sink
-        self._live: Live | None = None
+        super().__init__(sink)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._next_table = 0.0
-
-    def __enter__(self) -> ProfileProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     def started(self, steps: int, device: str, done: int) -> None:
         """Begin to show the bar."""
@@ -48,7 +37,6 @@ class ProfileProgress:
             self._sink.note(f"going on after step {done} of {steps}")
         if not self._sink.is_watched:
             return
-        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
@@ -58,8 +46,7 @@ class ProfileProgress:
             TimeRemainingColumn(),
         )
         self._task = self._progress.add_task("steps", total=steps, completed=done)
-        self._live = Live(self._progress, console=make_console(sys.stderr), refresh_per_second=4, transient=True)
-        self._live.start()
+        self._show(self._progress)
 
     def advanced(self, step: int, leaders: Callable[[], list[Leader]]) -> None:
         """Move the bar, and now and then show the layers that lead."""
@@ -77,37 +64,10 @@ class ProfileProgress:
                 lambda: self._sink.note("the data has fewer batches than there are steps; it is started over")
             )
 
-    def noted(self, message: str) -> None:
-        """Pass a note on."""
-        self._pause_for(lambda: self._sink.note(message))
-
-    def warned(self, message: str) -> None:
-        """Pass a warning on."""
-        self._pause_for(lambda: self._sink.warning(message))
-
     def kept(self, path: Path, iterations: int) -> None:
         """Say where an unfinished profile lies."""
         self._stop()
         self._sink.warning(f"the {iterations} iterations measured until then are kept in {path}")
-
-    def suspended(self, folder: Path, step: int | None) -> None:
-        """Say where a run that was asked to stop lies."""
-        self._stop()
-        when = "as it was last saved" if step is None else f"as it was after step {step}"
-        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
-
-    def _pause_for(self, speak: Callable[[], None]) -> None:
-        if self._live is None:
-            speak()
-            return
-        self._live.stop()
-        speak()
-        self._live.start()
-
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def _picture(self, leaders: list[Leader]) -> Group:
         from rich.console import Group

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from recon_cli.cli.output import Output, make_console
+from recon_cli.cli.live import LivePicture
+from recon_cli.cli.output import Output
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.live import Live
     from rich.progress import Progress, TaskID
 
     from recon_cli.artifacts.training import Figures
 
 
-class TrainingProgress:
+class TrainingProgress(LivePicture):
     """Watches a training for the terminal; silent when there is none.
 
     :param sink: the command's output.
     """
 
     def __init__(self, sink: Output) -> None:
-        self._sink = sink
-        self._live: Live | None = None
+        super().__init__(sink)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._losses: Mapping[str, float | None] = {}
         self._rates: list[float] = []
         self._evaluations: list[tuple[int, Figures, bool]] = []
         self._epochs = ""
-
-    def __enter__(self) -> TrainingProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     def started(self, title: str, device: str, epochs: int | None, steps: int | None, done: int) -> None:
         """Begin to show the bar."""
@@ -49,7 +37,6 @@ class TrainingProgress:
             self._sink.note(f"{title}: going on after step {done}")
         if not self._sink.is_watched:
             return
-        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
@@ -61,8 +48,7 @@ class TrainingProgress:
         )
         self._epochs = f" of {epochs}" if epochs else ""
         self._task = self._progress.add_task("", total=steps, completed=done, title=title, device=device, epoch="")
-        self._live = Live(self._progress, console=make_console(sys.stderr), refresh_per_second=4, transient=True)
-        self._live.start()
+        self._show(self._progress)
 
     def advanced(self, step: int, epoch: int) -> None:
         """Move the bar."""
@@ -84,36 +70,9 @@ class TrainingProgress:
         """Take the bar away."""
         self._stop()
 
-    def noted(self, message: str) -> None:
-        """Pass a note on."""
-        self._pause_for(lambda: self._sink.note(message))
-
-    def warned(self, message: str) -> None:
-        """Pass a warning on."""
-        self._pause_for(lambda: self._sink.warning(message))
-
-    def suspended(self, folder: Path, step: int | None) -> None:
-        """Say where a run that was asked to stop lies."""
-        self._stop()
-        when = "as it was last saved" if step is None else f"as it was after step {step}"
-        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
-
     def _draw(self) -> None:
         if self._live is not None:
             self._live.update(self._picture())
-
-    def _pause_for(self, speak: Callable[[], None]) -> None:
-        if self._live is None:
-            speak()
-            return
-        self._live.stop()
-        speak()
-        self._live.start()
-
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def _picture(self) -> Group:
         from rich.console import Group
