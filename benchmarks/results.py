@@ -1,0 +1,212 @@
+"""The tables of docs/results.md, from the folders that `recon run` wrote.
+
+    python -m benchmarks.results joint methods            # show them
+    python -m benchmarks.results joint methods --write    # and put them into the page
+
+The folders hold ways of training one network on one data set; the first one has the joint training that all are
+compared with, and the single-task networks. The paper's numbers stand beside ours where it has them: Recon (ICLR 2023),
+Tables 1, 6, 7, 11, 12 and 14.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from recon_cli.artifacts.conflict_comparison import ConflictComparison
+from recon_cli.artifacts.result_comparison import ComparedResults, ResultComparison
+from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.training import Results, Statistic
+from recon_cli.conflicts.compare import compare_conflicts
+from recon_cli.conflicts.runs import Run as ConflictRun
+from recon_cli.ranking.compare import layer_distance
+from recon_cli.ranking.rank import rank
+from recon_cli.results.compare import compare_results
+from recon_cli.results.runs import Run as ResultRun
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+SEVERITY = -0.1
+BOUND = -0.01
+EDGES = (0.0, -0.01, -0.02, -0.03)
+
+ACCURACIES = {
+    "single-task": (89.63, 98.37, None, 85.62),
+    "joint": (88.82, 97.42, -0.94, 42.81),
+    "joint-recon": (89.26, 98.13, -0.33, 43.43),
+    "mgda": (89.46, 95.19, -1.71, 42.81),
+    "mgda-recon": (89.28, 98.33, -0.22, 43.43),
+    "pcgrad": (88.68, 97.37, -1.04, 42.81),
+    "pcgrad-recon": (89.77, 98.30, 0.04, 43.43),
+    "graddrop": (88.57, 97.38, -1.10, 42.81),
+    "graddrop-recon": (89.51, 98.25, -0.13, 43.43),
+    "cagrad": (88.85, 97.47, -0.90, 42.81),
+    "cagrad-recon": (89.65, 98.28, -0.04, 43.43),
+}
+"""Table 1: accuracy on FashionMNIST and MNIST, delta m, #P. (Its T1 is MNIST.)"""
+
+REDUCTIONS = {
+    "joint-recon": 69.82,
+    "joint-rsl": -52.94,
+    "joint-rsp": 40.13,
+    "mgda": 7.80,
+    "mgda-recon": 79.62,
+    "graddrop": 7.01,
+    "graddrop-recon": 67.20,
+    "pcgrad": 3.74,
+    "pcgrad-recon": 72.21,
+    "cagrad": -0.08,
+    "cagrad-recon": 75.32,
+}
+"""Table 6: reduction of the cosines below -0.01, in percent."""
+
+STAGES = {(1, 2): 2.39, (1, 3): 1.85, (2, 3): 2.14, (1, 4): 1.95, (2, 4): 2.24, (3, 4): 0.68}
+"""Table 12: distances between rankings of quarters of the training."""
+
+RULES = {
+    ("joint", "cagrad"): 1.07,
+    ("joint", "pcgrad"): 0.78,
+    ("joint", "graddrop"): 0.59,
+    ("joint", "mgda"): 1.71,
+    ("pcgrad", "cagrad"): 1.17,
+    ("cagrad", "graddrop"): 0.83,
+    ("pcgrad", "graddrop"): 0.68,
+    ("cagrad", "mgda"): 1.32,
+    ("pcgrad", "mgda"): 1.90,
+    ("mgda", "graddrop"): 1.56,
+}
+"""Table 14: distances between rankings that different update rules give."""
+
+
+def trained(folders: Sequence[Path]) -> dict[str, Path]:
+    """The folder of every way of training, by its name."""
+    return {file.parent.name: file.parent for folder in folders for file in sorted(folder.glob("*/results.json"))}
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def percents(statistic: Statistic | None, factor: float = 100) -> str:
+    """A share over the seeds, in percent."""
+    if statistic is None:
+        return ""
+    spread = "" if statistic.deviation is None else f" ± {factor * statistic.deviation:.2f}"
+    return f"{factor * statistic.mean:.2f}{spread}"
+
+
+def beside(value: float | None) -> str:
+    """What the paper has, if it has it."""
+    return "" if value is None else f"{value:.2f}"
+
+
+def results_table(compared: ResultComparison) -> str:
+    """Accuracies, delta m, size, operations and time (Tables 1, 7 and 11)."""
+    head = ["network", "fashion", "mnist", "delta m", "#P, MB", "operations", "time", "paper: fashion", "mnist"]
+    return table([*head, "delta m"], [_results_row(run) for run in compared.runs])
+
+
+def _results_row(run: ComparedResults) -> list[str]:
+    fashion, mnist, delta_m, _ = ACCURACIES.get(run.name, (None, None, None, None))
+    return [
+        run.name,
+        percents(run.figures["fashion"]["accuracy"]),
+        percents(run.figures["mnist"]["accuracy"]),
+        percents(None if run.delta_m is None else run.delta_m.total, 1),
+        f"{run.bytes / 2**20:.2f}",
+        beside(run.operations_ratio),
+        beside(run.seconds_ratio),
+        *map(beside, (fashion, mnist, delta_m)),
+    ]
+
+
+def conflicts_table(comparison: ConflictComparison) -> str:
+    """How the cosines are distributed, and by how much conflicts were reduced (Table 6)."""
+    intervals = ["[0, 1]", "[-0.01, 0)", "[-0.02, -0.01)", "[-0.03, -0.02)", "[-1, -0.03)"]
+    rows = [
+        [
+            run.name,
+            *(f"{100 * mass.share:.2f}" for mass in run.masses),
+            beside(run.reduction_percent),
+            ""
+            if run.reduction_confidence is None
+            else f"{run.reduction_confidence[0]:.0f} to {run.reduction_confidence[1]:.0f}",
+            beside(REDUCTIONS.get(run.name)),
+        ]
+        for run in comparison.runs
+    ]
+    return table(["network", *intervals, "reduction, %", "95% interval", "paper"], rows)
+
+
+def stages_table(scores: Sequence[Scores]) -> str:
+    """Distances between rankings by quarters of the training (Eq. 22, Table 12), for each seed."""
+    found = [{stage: rank(each, SEVERITY, stage).names for stage in (1, 2, 3, 4)} for each in scores]
+    return table(
+        ["quarters", *(f"seed {each.seed}" for each in scores), "paper"],
+        [
+            [
+                f"{a} and {b}",
+                *(f"{layer_distance(of_seed[a], of_seed[b]):.2f}" for of_seed in found),
+                beside(STAGES[a, b]),
+            ]
+            for a, b in combinations((1, 2, 3, 4), 2)
+        ],
+    )
+
+
+def rules_table(scores: Mapping[str, Scores]) -> str:
+    """Distances between rankings by update rules (Eq. 22, Table 14), of the whole training of one seed."""
+    names = {rule: rank(each, SEVERITY, None).names for rule, each in scores.items()}
+    rows = [
+        [f"{a} and {b}", f"{layer_distance(names[a], names[b]):.2f}", beside(RULES.get((a, b), RULES.get((b, a))))]
+        for a, b in combinations(names, 2)
+    ]
+    return table(["rules", "distance", "paper"], rows)
+
+
+def sections(folders: Sequence[Path]) -> dict[str, str]:
+    """Every table, by its name in the page."""
+    ways = trained(folders)
+    results = {name: ResultRun(name, Results.read(folder / "results.json")) for name, folder in ways.items()}
+    order = sorted(results, key=lambda name: (name != "joint", not name.startswith("joint"), name == "single-task"))
+    compared = compare_results([results[name] for name in order], single_task=results["single-task"])
+    seed = results["joint"].results.seeds[0]
+    measured = {name: ways[name] / f"seed-{seed}" / "scores.json" for name in order if name != "single-task"}
+    scores = {name: Scores.read(file) for name, file in measured.items()}
+    shared = {name: each for name, each in scores.items() if "-" not in name}
+    of_joint = [Scores.read(file) for file in sorted(ways["joint"].glob("seed-*/scores.json"))]
+    conflicts = compare_conflicts([ConflictRun(*item) for item in scores.items()], edges=EDGES, bound=BOUND)
+    return {
+        "results": results_table(compared),
+        "conflicts": conflicts_table(conflicts),
+        "stages": stages_table(of_joint),
+        "rules": rules_table(shared),
+    }
+
+
+def page_with(page: str, tables: Mapping[str, str]) -> str:
+    """The page with other tables in it."""
+    for name, text in tables.items():
+        before, _, rest = page.partition(f"<!-- {name} -->\n")
+        _, _, after = rest.partition("<!-- end -->\n")
+        page = f"{before}<!-- {name} -->\n{text}<!-- end -->\n{after}"
+    return page
+
+
+def main() -> None:
+    """Show the tables, and put them into the page if that is asked for."""
+    parser = argparse.ArgumentParser(description="The tables of docs/results.md.")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders that `recon run` wrote")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/results.md")
+    arguments = parser.parse_args()
+    tables = sections(arguments.folders)
+    print("\n".join(tables.values()))
+    if arguments.write:
+        PAGE.write_text(page_with(PAGE.read_text(), tables))
+
+
+if __name__ == "__main__":
+    main()
