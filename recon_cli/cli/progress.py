@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from recon_cli.profiling.leaders import Leader
 
+PASS_RESUME = "pass --resume"
+
 _SECONDS_BETWEEN_TABLES = 0.5
 
 
@@ -25,10 +27,12 @@ class ProfileProgress:
     """Watches a profile for the terminal; silent when there is none.
 
     :param sink: the command's output.
+    :param how_on: how to go on with a run that was stopped.
     """
 
-    def __init__(self, sink: Output) -> None:
+    def __init__(self, sink: Output, how_on: str = PASS_RESUME) -> None:
         self._sink = sink
+        self._how_on = how_on
         self._live: Live | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -94,7 +98,7 @@ class ProfileProgress:
         """Say where a run that was asked to stop lies."""
         self._stop()
         when = "as it was last saved" if step is None else f"as it was after step {step}"
-        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
+        self._sink.warning(f"the run is kept in {folder} {when}; {self._how_on} to go on from there")
 
     def _pause_for(self, speak: Callable[[], None]) -> None:
         if self._live is None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from recon_cli.cli.output import Output, make_console
+from recon_cli.cli.progress import PASS_RESUME
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -22,10 +23,12 @@ class TrainingProgress:
     """Watches a training for the terminal; silent when there is none.
 
     :param sink: the command's output.
+    :param how_on: how to go on with a run that was stopped.
     """
 
-    def __init__(self, sink: Output) -> None:
+    def __init__(self, sink: Output, how_on: str = PASS_RESUME) -> None:
         self._sink = sink
+        self._how_on = how_on
         self._live: Live | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -96,7 +99,7 @@ class TrainingProgress:
         """Say where a run that was asked to stop lies."""
         self._stop()
         when = "as it was last saved" if step is None else f"as it was after step {step}"
-        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
+        self._sink.warning(f"the run is kept in {folder} {when}; {self._how_on} to go on from there")
 
     def _draw(self) -> None:
         if self._live is not None:

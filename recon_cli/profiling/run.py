@@ -41,11 +41,6 @@ from recon_cli.sizes import option_bytes
 from recon_cli.updating.rotations import rotated_for
 from recon_cli.updating.training import Training
 
-PROFILE_SECTIONS = (
-    "model", "tasks", "data", "optimizer", "scheduler", "precision", "method", "profile", "seed", "device",
-)  # fmt: skip
-"""What a profile takes from a config."""
-
 
 @dataclass(frozen=True)
 class ProfileRequest:
@@ -65,6 +60,12 @@ class ProfileRequest:
     memory_limit: str | None = None
     allow_code: bool = False
     method: str | None = None
+
+
+def profile_digest(config: LoadedConfig) -> str:
+    """The digest of what a profile takes from a config."""
+    sections = ("model", "tasks", "data", "optimizer", "scheduler", "precision", "method", "profile", "seed")
+    return config.digest_of(*sections, without={"tasks": {"__all__": {"metrics"}}})
 
 
 def profile(
@@ -250,7 +251,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "config": self._request.config.digest_of(*PROFILE_SECTIONS),
+            "config": profile_digest(self._request.config),
             "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),

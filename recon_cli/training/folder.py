@@ -17,6 +17,7 @@ class TrainingFolder:
     :ivar last: the weights after the last step.
     :ivar scores: the conflicts, if they were measured.
     :ivar document: what the training came to; it is there once it is over.
+    :ivar files: all of these.
     :ivar run: what is kept while it is under way.
     """
 
@@ -28,6 +29,7 @@ class TrainingFolder:
         self.scores = path / "scores.json"
         self.document = path / "training.json"
         self.run = RunFolder(path / "run")
+        self.files = (self.document, self.scores, self.best, self.last, self.log)
 
     def create(self) -> None:
         """Make the folders that are not there yet.
@@ -45,7 +47,7 @@ class TrainingFolder:
         :raises ReconError: if it cannot be removed.
         """
         try:
-            for path in (self.document, self.scores, self.best, self.last, self.log):
+            for path in self.files:
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise ReconError(f"cannot remove what is in {quoted(self.path)}: {error.strerror}") from None
@@ -56,6 +58,6 @@ class TrainingFolder:
 
         :raises ReconError: if there are any.
         """
-        for path in (self.document, self.scores, self.best, self.last, self.log):
+        for path in self.files:
             if path.exists():
                 raise ReconError(f"{quoted(path)} is there, but no state of a run to go on with", START_ANEW)

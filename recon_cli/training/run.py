@@ -71,7 +71,7 @@ def train(
         # One rank speaks and writes for all.
         observer = observer if ranks.rank == 0 else Nobody()
         networks = [
-            _Network(seed, task, TrainingFolder(_folder(output, seed, task)))
+            _Network(seed, task, TrainingFolder(network_folder(output, seed, task)))
             for seed in request.all_seeds
             for task in request.networks
         ]
@@ -86,7 +86,11 @@ def train(
     return results
 
 
-def _folder(output: Path, seed: int, task: str | None) -> Path:
+def network_folder(output: Path, seed: int, task: str | None) -> Path:
+    """Where the network of a seed, or of a seed and the one task that it is for, is written.
+
+    :param output: the folder of the training.
+    """
     folder = output / f"seed-{seed}"
     return folder if task is None else folder / task
 
