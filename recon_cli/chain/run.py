@@ -112,7 +112,7 @@ class _Chain:
         def make() -> None:
             asked = ProfileRequest(request.config, device=request.device, allow_code=request.allow_code)
             with self._observer.profile() as watching:
-                profile(asked, watching, self._scores, overwrite=True, resume=goes_on)
+                profile(asked, watching, self._scores, overwrite=True, resume=goes_on, more_follows=True)
 
         self._step("profile", "profile", inputs, [self._scores], make)
 
@@ -206,7 +206,8 @@ class _Chain:
                 for folder in folders:
                     folder.clear()
             with self._observer.training() as watching:
-                train(replace(asked, seeds=(seed,)), watching, self._folder / name, overwrite=True, resume=True)
+                of_seed = replace(asked, seeds=(seed,))
+                train(of_seed, watching, self._folder / name, overwrite=True, resume=True, more_follows=True)
 
         self._step("train", step, inputs, [file for folder in folders for file in folder.files], make)
 

@@ -109,15 +109,16 @@ class NetworkRun:
         if self._ranks.rank > 0:
             torch.manual_seed(self._seed + self._ranks.rank)
 
-    def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
+    def train(self, observer: Observer, keeper: StateKeeper | None, *, more_follows: bool) -> None:
         """Make the steps that are left.
 
+        :param more_follows: whether a signal in the last one stops the run as well.
         :raises Interrupted: if a signal asks to stop before the last one.
         """
         with paying_attention(keeper, self._ranks) as attention:
             while not self.is_over:
                 attention.during(lambda: self._advance(observer))
-                attention.between(is_over=self.is_over)
+                attention.between(is_over=not more_follows and self.is_over)
         for index in self.experiment.active:
             if index not in self.training.labelled:
                 name = self.experiment.tasks[index].name

@@ -49,7 +49,13 @@ class _Network:
 
 
 def train(
-    request: TrainRequest, observer: Observer, output: Path, *, overwrite: bool = False, resume: bool = False
+    request: TrainRequest,
+    observer: Observer,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    more_follows: bool = False,
 ) -> Results:
     """Train a network, jointly or by an update rule, for every seed; or one for every task.
 
@@ -61,6 +67,7 @@ def train(
     :param overwrite: whether what another training left there is replaced.
     :param resume: whether to go on with what was begun there, if anything was. It ends in the same bytes as if it had
         not been interrupted, but for the times in the documents.
+    :param more_follows: whether the process goes on after it, so that a signal in the last step, too, has to stop it.
     :raises ReconError: if the config does not work, or the folder holds another training.
     """
     # The user's code may change the working folder.
@@ -78,7 +85,13 @@ def train(
         with ranks.together():
             if ranks.rank == 0:
                 _prepare(output, networks, overwrite=overwrite, resume=resume)
-        trained = [_train(request, network, device, observer, ranks, resume=resume) for network in networks]
+        trained = [
+            _train(
+                request, network, device, observer, ranks,
+                resume=resume, more_follows=more_follows or network is not networks[-1],
+            )
+            for network in networks
+        ]  # fmt: skip
         results = results_of(trained, request)
         with ranks.together():
             if ranks.rank == 0:
@@ -112,9 +125,19 @@ def _prepare(output: Path, networks: list[_Network], *, overwrite: bool, resume:
 
 
 def _train(
-    request: TrainRequest, network: _Network, device: torch.device, observer: Observer, ranks: Ranks, *, resume: bool
+    request: TrainRequest,
+    network: _Network,
+    device: torch.device,
+    observer: Observer,
+    ranks: Ranks,
+    *,
+    resume: bool,
+    more_follows: bool,
 ) -> Training:
-    """Train a network, unless that was done before."""
+    """Train a network, unless that was done before.
+
+    :param more_follows: whether a signal in the last step stops the run as well.
+    """
     folder = network.folder
     with ranks.together():
         done = _finished(request, network) if ranks.rank == 0 else None
@@ -139,7 +162,7 @@ def _train(
         observer.started(network.title, device_name(device), epochs, run.steps, run.training.step)
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
         with _keeping(run, folder, keeper, observer):
-            run.train(observer, keeper)
+            run.train(observer, keeper, more_follows=more_follows)
             with ranks.together():
                 document = run.publish() if ranks.rank == 0 else None
         trained = ranks.from_first(document)
