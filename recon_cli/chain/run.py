@@ -16,6 +16,7 @@ from recon_cli.artifacts.digests import digest_file
 from recon_cli.artifacts.document import read_json
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.method import JOINT, Method
+from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.run import Answer, RunReport, Split
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.training import Results, Training
@@ -160,8 +161,21 @@ class _Chain:
         self._step("split", f"split {variant.name}", inputs, [output, manifest_path(output)], make)
 
     def _train(self) -> None:
+        if self._config.train.conflicts is not None:
+            self._check_shared()
         for trained in self._networks:
             self._train_as(trained)
+
+    def _check_shared(self) -> None:
+        """Refuse to measure conflicts where none can be, before the first hour of training."""
+        ranked = set(Ranking.read(self._ranking).names)
+        for variant in variants(self._config.run):
+            split = Manifest.read(manifest_path(self._branched(variant))).layers
+            if ranked <= {layer.name for layer in split}:
+                raise ReconError(
+                    f"split {variant.name}: no layer is left that tasks share, so there are no conflicts to measure",
+                    "split fewer layers by `run.select`, or leave out `train.conflicts`",
+                )
 
     def _train_as(self, trained: _Trained) -> None:
         request, folder = self._request, self._folder / trained.name
