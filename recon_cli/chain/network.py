@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ def write_network(config: LoadedConfig, path: Path, *, allow_code: bool) -> None
 
     :raises ReconError: if it cannot be made.
     """
-    with search_path(config.folder), repeatable(config.config.seed):
+    # Standard output is for data, whatever the user's code prints.
+    with search_path(config.folder), redirect_stdout(sys.stderr), repeatable(config.config.seed):
         network = load_network(config, torch.device("cpu"), allow_code=allow_code)
     save_state_dict(network.module.state_dict(), path, overwrite=True)

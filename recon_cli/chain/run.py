@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.conflict_comparison import ConflictComparison
@@ -15,55 +16,36 @@ from recon_cli.artifacts.digests import digest_file
 from recon_cli.artifacts.document import read_json
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.method import JOINT, Method
+from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.run import Answer, RunReport, Split
 from recon_cli.artifacts.scores import Scores
-from recon_cli.artifacts.training import Results
+from recon_cli.artifacts.training import Results, Training
 from recon_cli.branching.requests import read_request
 from recon_cli.branching.split import manifest_path, run_split
 from recon_cli.chain.network import write_network
 from recon_cli.chain.observer import Observer
+from recon_cli.chain.request import RunRequest
 from recon_cli.chain.sources import source_digests
+from recon_cli.chain.stages import Stage
 from recon_cli.chain.steps import Steps
 from recon_cli.chain.variants import RECON, Variant, slug, variants
-from recon_cli.config.schema import LoadedConfig
 from recon_cli.conflicts.compare import compare_conflicts
 from recon_cli.conflicts.runs import Run as ConflictRun
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.branching import Branching
-from recon_cli.profiling.run import PROFILE_SECTIONS, ProfileRequest, profile
+from recon_cli.profiling.run import ProfileRequest, profile, profile_digest
 from recon_cli.ranking.rank import rank_document
 from recon_cli.results.compare import compare_results
 from recon_cli.results.runs import Run as ResultRun
 from recon_cli.torchrun import is_one_of_many
+from recon_cli.training.folder import TrainingFolder
 from recon_cli.training.request import TrainRequest
-from recon_cli.training.run import RESULTS, train
-
-Stage = Literal["profile", "rank", "split", "train", "compare"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+from recon_cli.training.results import results_of
+from recon_cli.training.run import RESULTS, network_folder, train
 
 REPORT = "report.json"
 SINGLE_TASK = "single-task"
 _INTERVALS = (0.0, -0.01, -0.02, -0.03)
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """What `recon run` was asked to do.
-
-    :ivar folder: of results.
-    :ivar first: the stage that is made anew, with all that follow; those before are taken as they are. None to make
-        what has to be made.
-    :ivar last: the stage to end with.
-    :ivar allow_code: whether the network's file may be opened although that can run code from it.
-    """
-
-    config: LoadedConfig
-    folder: Path
-    first: Stage | None = None
-    last: Stage = "compare"
-    seeds: tuple[int, ...] | None = None
-    device: str | None = None
-    allow_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,14 +83,6 @@ class _Chain:
         self._request = request
         self._observer = observer
         self._config = request.config.config
-        if self._config.validation is None:
-            raise ReconError(
-                "the networks are compared on validation data, which the config does not name",
-                "add a section `validation`, and `metrics` to the tasks",
-            )
-        first = 0 if request.first is None else STAGES.index(request.first)
-        if first > STAGES.index(request.last):
-            raise ReconError(f"--from {request.first} comes after --until {request.last}", "swap them")
         self._folder = request.folder.absolute()
         self._steps = Steps(self._folder)
         self._scores = self._folder / "scores.json"
@@ -133,14 +107,13 @@ class _Chain:
 
     def _profile(self) -> None:
         request = self._request
-        inputs = {"config": request.config.digest_of(*PROFILE_SECTIONS), **self._code}
-
+        inputs = {"config": profile_digest(request.config), **self._code}
         goes_on = self._goes_on("profile", "profile", inputs)
 
         def make() -> None:
             asked = ProfileRequest(request.config, device=request.device, allow_code=request.allow_code)
             with self._observer.profile() as watching:
-                profile(asked, watching, self._scores, overwrite=True, resume=goes_on)
+                profile(asked, watching, self._scores, overwrite=True, resume=goes_on, more_follows=True)
 
         self._step("profile", "profile", inputs, [self._scores], make)
 
@@ -179,49 +152,78 @@ class _Chain:
 
         def make() -> None:
             output.parent.mkdir(exist_ok=True)
-            asked = read_request(checkpoint, ranking=self._ranking, **variant.selection)
-            for warning in run_split(asked, output, dry_run=False, overwrite=True).warnings:
+            with _naming_the_section(variant):
+                asked = read_request(checkpoint, ranking=self._ranking, **variant.selection)
+                done = run_split(asked, output, dry_run=False, overwrite=True)
+            for warning in done.warnings:
                 self._observer.warned(warning)
 
         self._step("split", f"split {variant.name}", inputs, [output, manifest_path(output)], make)
 
     def _train(self) -> None:
+        if self._config.train.conflicts is not None:
+            self._check_shared()
         for trained in self._networks:
             self._train_as(trained)
+
+    def _check_shared(self) -> None:
+        """Refuse to measure conflicts where none can be, before the first hour of training."""
+        ranked = set(Ranking.read(self._ranking).names)
+        for variant in variants(self._config.run):
+            split = Manifest.read(manifest_path(self._branched(variant))).layers
+            if ranked <= {layer.name for layer in split}:
+                raise ReconError(
+                    f"split {variant.name}: no layer is left that tasks share, so there are no conflicts to measure",
+                    "split fewer layers by `run.select`, or leave out `train.conflicts`",
+                )
 
     def _train_as(self, trained: _Trained) -> None:
         request, folder = self._request, self._folder / trained.name
         manifest = None if trained.variant is None else manifest_path(self._branched(trained.variant))
+        reinitialise = self._config.run.reinitialise
         asked = TrainRequest(
             config=request.config,
-            seeds=self._seeds,
+            seeds=request.seeds,
             single_task=trained.single_task,
-            branching=None
-            if manifest is None
-            else Branching.read(manifest, reinitialise=self._config.run.reinitialise),
+            branching=None if manifest is None else Branching.read(manifest, reinitialise=reinitialise),
             method=trained.method,
             device=request.device,
             allow_code=request.allow_code,
         )
-        of_all_seeds = {
+        inputs = {
             "config": asked.config_digest,
             "method": trained.method.model_dump(mode="json"),
-            "manifest": None if manifest is None else digest_file(manifest),
-            "reinitialise": self._config.run.reinitialise,
+            "manifest": None if asked.branching is None else asked.branching.digest,
+            "reinitialise": reinitialise and manifest is not None,
             **self._code,
         }
-        name = f"train {trained.name}"
+        networks = {
+            seed: [TrainingFolder(network_folder(folder, seed, task)) for task in asked.networks]
+            for seed in asked.all_seeds
+        }
+        for seed in networks:
+            self._train_from(trained.name, seed, asked, inputs, networks[seed])
+        results = results_of([Training.read(each.document) for seed in networks for each in networks[seed]], asked)
+        path = folder / RESULTS
+        if not path.exists() or path.read_bytes() != results.to_bytes():
+            results.write(path, overwrite=True)
 
-        # Seeds that were trained before stay, also when others are asked for.
-        any_seed = f"{name}, any seed"
-        goes_on = self._goes_on("train", any_seed, of_all_seeds)
+    def _train_from(
+        self, name: str, seed: int, asked: TrainRequest, inputs: Mapping[str, Any], folders: Sequence[TrainingFolder]
+    ) -> None:
+        """Train the networks of a seed."""
+        step = f"train {name}, seed {seed}"
+        goes_on = self._goes_on("train", step, inputs)
 
         def make() -> None:
-            self._steps.make(any_seed, of_all_seeds, [], lambda: None)
+            if not goes_on:
+                for folder in folders:
+                    folder.clear()
             with self._observer.training() as watching:
-                train(asked, watching, folder, overwrite=True, resume=goes_on)
+                of_seed = replace(asked, seeds=(seed,))
+                train(of_seed, watching, self._folder / name, overwrite=True, resume=True, more_follows=True)
 
-        self._step("train", name, {**of_all_seeds, "seeds": list(self._seeds)}, [folder / RESULTS], make)
+        self._step("train", step, inputs, [file for folder in folders for file in folder.files], make)
 
     def _compare(self) -> RunReport:
         self._observer.begins("compare", "compare")
@@ -265,9 +267,9 @@ class _Chain:
     def _compare_conflicts(self) -> ConflictComparison | None:
         if self._config.train.conflicts is None:
             return None
-        seed = f"seed-{self._seeds[0]}"
+        seed = self._request.seeds[0]
         files = {
-            each.name: self._folder / each.name / seed / "scores.json"
+            each.name: TrainingFolder(network_folder(self._folder / each.name, seed, None)).scores
             for each in self._networks
             if not each.single_task
         }
@@ -278,28 +280,26 @@ class _Chain:
         self, stage: Stage, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], make: Callable[[], None]
     ) -> None:
         """Make a step, unless it was made before."""
-        first = self._request.first
-        if first is not None and STAGES.index(stage) < STAGES.index(first):
+        request = self._request
+        if request.takes(stage):
             if not self._steps.is_there(name):
                 raise ReconError(
-                    f"--from {first} takes what the step {quoted(name)} wrote, and that is not there, or was changed",
+                    f"--from {request.first} takes what the step {quoted(name)} wrote, which is gone or was changed",
                     f"begin with an earlier one: --from {stage}",
                 )
             self._observer.skips(name)
             return
-        if not self._is_forced(stage) and self._steps.is_done(name, inputs):
+        if not request.makes_anew(stage) and self._steps.is_done(name, inputs):
             self._observer.skips(name)
             return
         self._observer.begins(stage, name)
+        # It would tell of what was there before.
+        (self._folder / REPORT).unlink(missing_ok=True)
         self._steps.make(name, inputs, outputs, make)
 
     def _goes_on(self, stage: Stage, name: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a step that was begun may go on where it was."""
-        return not self._is_forced(stage) and self._steps.was_begun(name, inputs)
-
-    def _is_forced(self, stage: Stage) -> bool:
-        first = self._request.first
-        return first is not None and STAGES.index(stage) >= STAGES.index(first)
+        return not self._request.makes_anew(stage) and self._steps.is_under_way(name, inputs)
 
     def _branched(self, variant: Variant) -> Path:
         return self._folder / "splits" / f"{variant.name}.safetensors"
@@ -307,10 +307,6 @@ class _Chain:
     @property
     def _methods(self) -> Sequence[Method]:
         return self._config.run.methods or [self._config.method]
-
-    @property
-    def _seeds(self) -> tuple[int, ...]:
-        return self._request.seeds or tuple(self._config.run.seeds or [self._config.seed])
 
     @cached_property
     def _networks(self) -> list[_Trained]:
@@ -322,17 +318,32 @@ class _Chain:
             # That other layers do not help as much has to be seen once.
             splits = [split, *controls] if place == 0 else [split]
             found += [_Trained(f"{slug(method)}-{variant.name}", method, variant) for variant in splits]
-        return [*found, *([_Trained(SINGLE_TASK, JOINT, single_task=True)] if self._config.run.single_task else [])]
+        found += [_Trained(SINGLE_TASK, JOINT, single_task=True)] if self._config.run.single_task else []
+        names = [trained.name for trained in found]
+        for name in names:
+            if names.count(name) > 1:
+                raise ReconError(f"two of `run.methods` would be written to one folder, {quoted(name)}")
+        return found
 
     @cached_property
     def _code(self) -> dict[str, Any]:
         """What a step that runs the network takes besides the config."""
         loaded = self._request.config
-        files = {str(file.relative_to(loaded.folder)): digest_file(file) for file in loaded.files[1:] if file.exists()}
         return {
             "sources": source_digests(loaded),
-            "files": files,
+            "files": [digest_file(file) for file in loaded.files[1:] if file.is_file()],
             "recon": __version__,
             "torch": version("torch"),
             "device": self._request.device,
         }
+
+
+@contextmanager
+def _naming_the_section(variant: Variant) -> Iterator[None]:
+    """Let errors of a split, which speak of the options of `recon split`, say where those stand."""
+    try:
+        yield
+    except ReconError as error:
+        where = "`run.select` in the config holds the options of the split"
+        hint = where if error.hint is None else f"{error.hint}; {where}"
+        raise ReconError(f"split {variant.name}: {error.message}", hint) from error

@@ -57,19 +57,19 @@ class Steps:
         found = {file: self._folder / file for file in entry.outputs}
         return all(path.exists() and digest_file(path) == entry.outputs[file] for file, path in found.items())
 
-    def was_begun(self, name: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether a step was begun with the same inputs, so that it can go on."""
+    def is_under_way(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether a step was begun with the same inputs and not ended, so that it can go on."""
         entry = self._entries.get(name)
-        return entry is not None and entry.inputs == _digest(inputs)
+        return entry is not None and entry.outputs is None and entry.inputs == _digest(inputs)
 
     def make(self, name: str, inputs: Mapping[str, Any], outputs: Sequence[Path], action: Callable[[], None]) -> None:
         """Make a step, and remember it.
 
-        :param outputs: the files that it writes.
+        :param outputs: the files that it may write.
         """
         self._note(name, LedgerEntry(inputs=_digest(inputs), outputs=None))
         action()
-        written = {path.relative_to(self._folder).as_posix(): digest_file(path) for path in outputs}
+        written = {path.relative_to(self._folder).as_posix(): digest_file(path) for path in outputs if path.exists()}
         self._note(name, LedgerEntry(inputs=_digest(inputs), outputs=written))
 
     def _note(self, name: str, entry: LedgerEntry) -> None:

@@ -6,6 +6,8 @@ from recon_cli.cli.output import Output
 from recon_cli.cli.progress import ProfileProgress
 from recon_cli.cli.training import TrainingProgress
 
+_HOW_ON = "give the same command again"
+
 
 class ChainProgress:
     """Watches a run for the terminal.
@@ -30,8 +32,8 @@ class ChainProgress:
 
     def profile(self) -> ProfileProgress:
         """Who watches the profile."""
-        return ProfileProgress(self._sink)
+        return ProfileProgress(self._sink, _HOW_ON)
 
     def training(self) -> TrainingProgress:
         """Who watches a training."""
-        return TrainingProgress(self._sink)
+        return TrainingProgress(self._sink, _HOW_ON)

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+PASS_RESUME = "pass --resume"
+
+
 class LivePicture:
     """A picture at the terminal while a block runs; none where nobody watches.
 
     :param sink: the command's output.
+    :param how_on: how to go on with a run that was stopped.
     """
 
-    def __init__(self, sink: Output) -> None:
+    def __init__(self, sink: Output, how_on: str = PASS_RESUME) -> None:
         self._sink = sink
+        self._how_on = how_on
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -46,7 +51,7 @@ class LivePicture:
         """Say where a run that was asked to stop lies."""
         self._stop()
         when = "as it was last saved" if step is None else f"as it was after step {step}"
-        self._sink.warning(f"the run is kept in {folder} {when}; pass --resume to go on from there")
+        self._sink.warning(f"the run is kept in {folder} {when}; {self._how_on} to go on from there")
 
     def _show(self, picture: RenderableType) -> None:
         """Begin to draw."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from recon_cli.chain.stages import Stage
 from recon_cli.cli.options import AllowCode, Json, Quiet
 from recon_cli.cli.output import Output
-
-Stage = Literal["profile", "rank", "split", "train", "compare"]
+from recon_cli.errors import ReconError
 
 
 def command(
@@ -41,16 +41,22 @@ def command(
     checkpoints, a folder for every way of training, and report.json. A step is skipped if it was made before from the
     same inputs; the same command after an interrupt goes on.
     """
+    from recon_cli.chain.request import RunRequest
     from recon_cli.config.loading import load_config
     from recon_cli.training.seeds import parse_seeds
 
     sink = Output.choose(json=json, quiet=quiet)
     loaded = load_config(config)
     wanted = None if seeds is None else parse_seeds(seeds)
+    request = RunRequest(loaded, output, first, last, wanted, device, allow_code)
+    if json and last != "compare":
+        raise ReconError(f"--json prints the report, and there is none before --until {last}", "leave one of them out")
     # A mistake in the config is told before torch, which takes seconds, is imported.
-    from recon_cli.chain.run import RunRequest, run
+    from recon_cli.chain.run import run
     from recon_cli.cli.chain import ChainProgress
-    from recon_cli.reporting.run import report_view
+    from recon_cli.reporting.run import report_remarks, report_view
 
-    report = run(RunRequest(loaded, output, first, last, wanted, device, allow_code), ChainProgress(sink))
+    report = run(request, ChainProgress(sink))
+    for remark in [] if report is None else report_remarks(report):
+        sink.note(remark)
     sink.result(report, lambda: [] if report is None else report_view(report, output))

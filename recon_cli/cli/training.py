@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from recon_cli.cli.live import LivePicture
+from recon_cli.cli.live import PASS_RESUME, LivePicture
 from recon_cli.cli.output import Output
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ class TrainingProgress(LivePicture):
     """Watches a training for the terminal; silent when there is none.
 
     :param sink: the command's output.
+    :param how_on: how to go on with a run that was stopped.
     """
 
-    def __init__(self, sink: Output) -> None:
-        super().__init__(sink)
+    def __init__(self, sink: Output, how_on: str = PASS_RESUME) -> None:
+        super().__init__(sink, how_on)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._losses: Mapping[str, float | None] = {}

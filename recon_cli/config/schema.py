@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from recon_cli.artifacts.digests import digest_bytes
-from recon_cli.artifacts.method import JOINT, Method
+from recon_cli.artifacts.method import JOINT, Method, describe
 from recon_cli.artifacts.sharing import AskedSharing
 from recon_cli.errors import counted, listed, number
 from recon_cli.layers.names import Granularity
@@ -289,6 +290,14 @@ class RunSection(Section):
     reinitialise: bool = False
     bound: Annotated[float, Field(gt=-1, le=0)] = -0.01
 
+    @field_validator("methods", "seeds", "controls")
+    @classmethod
+    def _told_apart(cls, values: list[Any] | None) -> list[Any] | None:
+        for place, value in enumerate(values or []):
+            if value in (values or [])[:place]:
+                raise ValueError(f"{describe(value) if isinstance(value, Method) else value} stands there twice")
+        return values
+
     @model_validator(mode="after")
     def _of_one_size(self) -> RunSection:
         if self.controls and self.select.top_k is None:
@@ -341,14 +350,14 @@ class LoadedConfig(Section):
     path: Path
     digest: str
 
-    def digest_of(self, *sections: str) -> str:
+    def digest_of(self, *sections: str, without: Mapping[str, Any] | None = None) -> str:
         """The digest of what some sections say, however they are written.
 
         :param sections: keys of the config.
+        :param without: what is left out of them, as pydantic takes it.
         """
-        return digest_bytes(
-            json.dumps(self.config.model_dump(mode="json", include={*sections}), sort_keys=True).encode()
-        )
+        content = self.config.model_dump(mode="json", include={*sections}, exclude={**(without or {})})
+        return digest_bytes(json.dumps(content, sort_keys=True).encode())
 
     @property
     def folder(self) -> Path:

@@ -17,10 +17,11 @@ from recon_cli.artifacts.methods import Methods
 from recon_cli.artifacts.plain import Extraction, Unsplitting
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import Improvement, ResultComparison
+from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
-from recon_cli.artifacts.training import Evaluation, Figures, Results, Statistics, Training
+from recon_cli.artifacts.training import Evaluation, Figures, Results, Statistic, Statistics, Training
 from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
 
@@ -172,6 +173,30 @@ def _result_comparison(comparison: ResultComparison) -> Facts:
     return facts
 
 
+def _run(report: RunReport) -> Facts:
+    split = report.split
+    return {
+        "tasks": _names(report.tasks),
+        "severity": number(report.severity),
+        "split layers": str(len(split.layers)),
+        "layers": listed(split.layers, _LAYERS_SHOWN),
+        "parameters": f"{split.parameters_before:,}, {split.parameters_after:,} when split",
+        "runs": _names([run.name for run in report.results.runs]),
+        "improvement by the split, above 0 is better": ", ".join(
+            f"{answer.shared} {_percent(answer.improvement)}" for answer in report.answers
+        ),
+        "conflicts": "not measured in training" if report.conflicts is None else "measured in training",
+    }
+
+
+def _ledger(ledger: Ledger) -> Facts:
+    begun = [name for name, entry in ledger.steps.items() if entry.outputs is None]
+    return {
+        "steps that were made": _names([name for name in ledger.steps if name not in begun]) or "none",
+        "steps that were begun": _names(begun) or "none",
+    }
+
+
 def _plan(plan: SplitPlan) -> Facts:
     return {**_split(plan), "to write": f"{plan.output.total:,} bytes"}
 
@@ -261,6 +286,8 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Training: _training,
     Results: _results,
     ResultComparison: _result_comparison,
+    RunReport: _run,
+    Ledger: _ledger,
 }
 """Every kind of document, and what says in words what it holds."""
 
@@ -292,9 +319,11 @@ def _figures(figures: Figures) -> str:
 
 
 def _improvement(improvement: Improvement | None) -> str:
-    if improvement is None or improvement.total is None:
-        return "not known"
-    return f"{improvement.total.mean:+.2f}%"
+    return _percent(None if improvement is None else improvement.total)
+
+
+def _percent(statistic: Statistic | None) -> str:
+    return "not known" if statistic is None else f"{statistic.mean:+.2f}%"
 
 
 def _size(size: Size) -> str:

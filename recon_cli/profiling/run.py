@@ -41,11 +41,6 @@ from recon_cli.sizes import option_bytes
 from recon_cli.updating.rotations import rotated_for
 from recon_cli.updating.training import Training
 
-PROFILE_SECTIONS = (
-    "model", "tasks", "data", "optimizer", "scheduler", "precision", "method", "profile", "seed", "device",
-)  # fmt: skip
-"""What a profile takes from a config."""
-
 
 @dataclass(frozen=True)
 class ProfileRequest:
@@ -67,6 +62,12 @@ class ProfileRequest:
     method: str | None = None
 
 
+def profile_digest(config: LoadedConfig) -> str:
+    """The digest of what a profile takes from a config."""
+    sections = ("model", "tasks", "data", "optimizer", "scheduler", "precision", "method", "profile", "seed")
+    return config.digest_of(*sections, without={"tasks": {"__all__": {"metrics"}}})
+
+
 def profile(
     request: ProfileRequest,
     observer: Observer,
@@ -75,6 +76,7 @@ def profile(
     overwrite: bool = False,
     resume: bool = False,
     save_cosines: bool = False,
+    more_follows: bool = False,
 ) -> Scores:
     """Measure the conflicts of a network's tasks (Recon, Algorithm 1, first part).
 
@@ -86,6 +88,7 @@ def profile(
     :param resume: whether to go on with the run beside `output`, if there is one. It ends in the same bytes as if it
         had not been interrupted.
     :param save_cosines: whether every cosine is written to a file beside `output` (`artifacts/cosines.py`).
+    :param more_follows: whether the process goes on after it, so that a signal in the last step, too, has to stop it.
     :raises ReconError: if the config does not work, the run to go on with is of another kind, or a loss becomes NaN or
         infinite. What was measured until then is kept in a file beside `output` whose name says `partial`.
     """
@@ -122,7 +125,7 @@ def profile(
         is_kept = ranks.from_first(folder is not None)
         keeper = StateKeeper(folder, run.state, observer.warned) if is_kept else None
         with _keeping(run, folder, keeper, output if is_first else None, observer):
-            run.train(observer, keeper)
+            run.train(observer, keeper, more_follows=more_follows)
             result = run.scores()
             with ranks.together():
                 if is_first and output is not None and output != STANDARD_STREAM:
@@ -211,9 +214,10 @@ class _Run:
         if self._ranks.rank > 0:
             torch.manual_seed(seed + self._ranks.rank)
 
-    def train(self, observer: Observer, keeper: StateKeeper | None) -> None:
+    def train(self, observer: Observer, keeper: StateKeeper | None, *, more_follows: bool) -> None:
         """Make the steps that are left.
 
+        :param more_follows: whether a signal in the last one stops the run as well.
         :raises Interrupted: if a signal asks to stop before the last one.
         """
         batches = self.experiment.batches
@@ -227,7 +231,7 @@ class _Run:
                     restarts = batches.restarts
                     observer.restarted(restarts)
                 observer.advanced(self.training.step, lambda: leaders(self.measurement))
-                attention.between(is_over=self.training.step == self.steps)
+                attention.between(is_over=self.training.step == self.steps and not more_follows)
         self._warn_of_missing_tasks(observer)
         for note, times in self.training.notes.items():
             observer.warned(f"{note}: in {counted(times, 'step')} of {self.steps}")
@@ -250,7 +254,7 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "config": self._request.config.digest_of(*PROFILE_SECTIONS),
+            "config": profile_digest(self._request.config),
             "model": self.experiment.model_digest,
             "checkpoint": self.experiment.checkpoint_digest,
             "tasks": list(self.measurement.tasks),

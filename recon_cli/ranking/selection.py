@@ -151,6 +151,8 @@ def within_budget(
         if candidate.score > 0 and spent + price <= limit:
             chosen.append(candidate)
             spent += price
+    if not any(candidate.score > 0 for candidate in candidates):
+        raise ReconError(f"no {candidates[0].kind} has conflicts, so there is nothing to split")
     if not chosen:
         raise ReconError(f"the budget is too small for any {candidates[0].kind} that has conflicts", "raise `--budget`")
     return tuple(chosen)

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.run import Answer, RunReport
 from recon_cli.errors import counted, number
-from recon_cli.reporting.conflict_comparison import conflict_comparison_view
-from recon_cli.reporting.result_comparison import result_comparison_view
+from recon_cli.reporting.conflict_comparison import conflict_comparison_remarks, conflict_comparison_view
+from recon_cli.reporting.result_comparison import result_comparison_remarks, result_comparison_view
 
 
 def report_view(report: RunReport, folder: Path) -> Iterable[RenderableType]:
@@ -24,12 +24,19 @@ def report_view(report: RunReport, folder: Path) -> Iterable[RenderableType]:
     added = split.parameters_after - split.parameters_before
     cost = "" if split.cost is None else f", {split.cost:.2f} times the operations"
     yield (
-        f"split: the {counted(len(split.layers), 'layer')} with most conflicts below cosine {number(report.severity)}; "
+        f"split: {counted(len(split.layers), 'layer')}, by the conflicts below cosine {number(report.severity)}; "
         f"{100 * added / split.parameters_before:.2f}% more parameters{cost}"
     )
     for answer in report.answers:
         yield _answer_text(answer, len(report.results.runs[0].seeds))
     yield f"results: {folder}, report.json"
+
+
+def report_remarks(report: RunReport) -> Iterable[str]:
+    """What is worth saying about a report besides."""
+    yield from result_comparison_remarks(report.results)
+    if report.conflicts is not None:
+        yield from conflict_comparison_remarks(report.conflicts)
 
 
 def _answer_text(answer: Answer, seeds: int) -> str:

@@ -21,6 +21,7 @@ class TrainingFolder:
     :ivar last: the weights after the last step.
     :ivar scores: the conflicts, if they were measured.
     :ivar document: what the training came to; it is there once it is over.
+    :ivar files: all of these.
     :ivar run: what is kept while it is under way.
     """
 
@@ -32,7 +33,7 @@ class TrainingFolder:
         self.scores = path / "scores.json"
         self.document = path / "training.json"
         self.run = RunFolder(path / "run")
-        self._files = (self.document, self.scores, self.best, self.last, self.log)
+        self.files = (self.document, self.scores, self.best, self.last, self.log)
 
     def create(self) -> None:
         """Make the folders that are not there yet.
@@ -51,7 +52,7 @@ class TrainingFolder:
         """
         try:
             events = self.path.glob(f"events.out.tfevents.*{EVENTS_SUFFIX}")
-            for path in (*self._files, *events):
+            for path in (*self.files, *events):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise ReconError(f"cannot remove what is in {quoted(self.path)}: {error.strerror}") from None
@@ -74,6 +75,6 @@ class TrainingFolder:
 
         :raises ReconError: if there are any.
         """
-        for path in self._files:
+        for path in self.files:
             if path.exists():
                 raise ReconError(f"{quoted(path)} is there, but no state of a run to go on with", START_ANEW)

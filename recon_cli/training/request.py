@@ -9,7 +9,7 @@ from recon_cli.artifacts.method import JOINT, Method
 from recon_cli.config.schema import DEFAULT_EPOCHS, LoadedConfig
 from recon_cli.experiment.branching import Branching
 
-_SECTIONS = ("model", "tasks", "data", "validation", "optimizer", "scheduler", "precision", "train", "profile")
+_SECTIONS = ("model", "tasks", "data", "validation", "optimizer", "scheduler", "precision", "train")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,11 @@ class TrainRequest:
 
     @property
     def config_digest(self) -> str:
-        """The digest of what a training takes from the config, but for its length, its rule and its seed."""
-        return self.config.digest_of(*_SECTIONS)
+        """The digest of what a training takes from the config, but for its rule and its seed."""
+        if self.config.config.train.conflicts is None:
+            return self.config.digest_of(*_SECTIONS)
+        # What is measured is said there; how long and on which steps is that of a profile.
+        return self.config.digest_of(*_SECTIONS, "profile", without={"profile": {"iterations", "samples", "every"}})
 
     @property
     def networks(self) -> tuple[str | None, ...]:

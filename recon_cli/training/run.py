@@ -52,7 +52,13 @@ class _Network:
 
 
 def train(
-    request: TrainRequest, observer: Observer, output: Path, *, overwrite: bool = False, resume: bool = False
+    request: TrainRequest,
+    observer: Observer,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    more_follows: bool = False,
 ) -> Results:
     """Train a network, jointly or by an update rule, for every seed; or one for every task.
 
@@ -64,6 +70,7 @@ def train(
     :param overwrite: whether what another training left there is replaced.
     :param resume: whether to go on with what was begun there, if anything was. It ends in the same bytes as if it had
         not been interrupted, but for the times in the documents.
+    :param more_follows: whether the process goes on after it, so that a signal in the last step, too, has to stop it.
     :raises ReconError: if the config does not work, or the folder holds another training.
     """
     if output == STANDARD_STREAM:
@@ -76,7 +83,7 @@ def train(
         # One rank speaks and writes for all.
         observer = observer if ranks.rank == 0 else Nobody()
         networks = [
-            _Network(seed, task, TrainingFolder(_folder(output, seed, task)))
+            _Network(seed, task, TrainingFolder(network_folder(output, seed, task)))
             for seed in request.all_seeds
             for task in request.networks
         ]
@@ -88,7 +95,7 @@ def train(
         for place, network in enumerate(networks):
             # What lies there goes when the first network has been made: no slip in a config costs an older result.
             clear = partial(_clear, output, networks) if place == 0 and not resume else None
-            is_last = place == len(networks) - 1
+            is_last = place == len(networks) - 1 and not more_follows
             trained.append(
                 _train(request, network, device, observer, ranks, resume=resume, clear=clear, is_last=is_last)
             )
@@ -99,7 +106,11 @@ def train(
     return results
 
 
-def _folder(output: Path, seed: int, task: str | None) -> Path:
+def network_folder(output: Path, seed: int, task: str | None) -> Path:
+    """Where the network of a seed, or of a seed and the one task that it is for, is written.
+
+    :param output: the folder of the training.
+    """
     folder = output / f"seed-{seed}"
     return folder if task is None else folder / task
 

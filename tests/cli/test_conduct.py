@@ -17,7 +17,7 @@ from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts", "train", "compare-results",
+    "methods", "compare-conflicts", "train", "compare-results", "run",
 ]  # fmt: skip
 
 
@@ -67,6 +67,10 @@ NEEDS_NO_TORCH = {
     "init": ["init", "new.yaml"],
     "profile --help": ["profile", "--help"],
     "profile of a bad config": ["profile", "bad.yaml", "-o", "s.json"],
+    "run --help": ["run", "--help"],
+    "run of a bad config": ["run", "bad.yaml", "-o", "out"],
+    "run of a config without validation": ["run", "alone.yaml", "-o", "out"],
+    "run of contradicting stages": ["run", "whole.yaml", "-o", "out", "--from", "split", "--until", "rank"],
     "rank": ["rank", "ranking.json", "-o", "r.json"],
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],
@@ -84,11 +88,18 @@ NEEDS_NO_TORCH = {
     "a mistake": ["rank", "none.json"],
 }  # fmt: skip
 
+MISTAKES = {
+    "profile of a bad config", "run of a bad config", "run of a config without validation",
+    "run of contradicting stages", "a mistake",
+}  # fmt: skip
+
 
 @pytest.fixture
-def files(recon, scores, ranking, checkpoint, tmp_path):
+def files(recon, scores, ranking, checkpoint, config, tmp_path):
     """The files that the commands of `NEEDS_NO_TORCH` name."""
     (tmp_path / "bad.yaml").write_text("a: 1")
+    config("alone.yaml")
+    config("whole.yaml", validation={"target": "tests.networks:two_task_data"})
     weights = torch.zeros(4, 4)
     torch.save({"epoch": 1, "model": {"a.weight": weights, "b.weight": weights.t()}}, tmp_path / "training.ckpt")
     ranking.rename(tmp_path / "ranking2.json")
@@ -112,10 +123,7 @@ def test_no_command_imports_what_it_does_not_need(files):
         )
         result = start(*arguments, cwd=files, code=code)
         assert "AssertionError" not in result.stderr, (name, result.stderr)
-        assert result.returncode == (2 if name in ("profile of a bad config", "a mistake") else 0), (
-            name,
-            result.stderr,
-        )
+        assert result.returncode == (2 if name in MISTAKES else 0), (name, result.stderr)
 
 
 def test_importing_the_package_imports_no_torch(tmp_path):

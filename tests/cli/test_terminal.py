@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 
-def on_a_terminal(*arguments: object, cwd: Path, watched: str = "stderr") -> tuple[int, str]:
-    """Run `recon` with a terminal of 80 columns as one of its streams; return its exit code and what was shown."""
+def on_a_terminal(*arguments: object, cwd: Path, watched: str = "stderr", columns: int = 80) -> tuple[int, str]:
+    """Run `recon` with a terminal of so many columns as one of its streams; return its exit code and what was shown."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {
-        **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "80", "TERM": "xterm",
+        **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": str(columns), "TERM": "xterm",
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [sys.executable, "-m", "recon_cli", *(str(argument) for argument in arguments)]

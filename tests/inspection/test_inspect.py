@@ -400,6 +400,11 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
     shutil.copy("joint/seed-0/training.json", "training.json")
     shutil.copytree("joint", "again")
     recon("compare-results", "joint", "again", "-o", "result-comparison.json", "-q").succeeds()
+    chain = config("chain.yaml", validation={"target": "tests.networks:two_task_data"}, train={"iterations": 1})
+    chain.write_text(json.dumps({**json.loads(chain.read_text()), "run": {"severity": 0.0, "select": {"top_k": 1}}}))
+    recon("run", chain, "-o", "chain", "-q").succeeds()
+    shutil.copy("chain/report.json", "run.json")
+    shutil.copy("chain/ledger.json", "ledger.json")
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
         "ranking": ["left, right", "severity", "first layers"],
@@ -415,6 +420,8 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
         "training": ["left, right", "5, in 1 epoch", "step 5: left/loss", "best by loss"],
         "results": ["one for all tasks", "joint", "left/loss"],
         "result-comparison": ["joint, again", "improvement over joint, above 0 is better", "again +0.00%"],
+        "run": ["left, right", "split layers", "joint, joint-recon, single-task", "not measured in training"],
+        "ledger": ["profile, rank, split recon", "steps that were begun", "none"],
         "methods": ["manipulation", "gradops", "balancing", "famo"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out
