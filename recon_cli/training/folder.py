@@ -63,7 +63,7 @@ class TrainingFolder:
 
         :raises ReconError: if one of them is a file of this folder.
         """
-        for path in self._files:
+        for path in self.files:
             for source in inputs:
                 if path.exists() and source.exists() and path.samefile(source):
                     raise ReconError(
