@@ -25,7 +25,7 @@ from recon_cli.branching.split import manifest_path, run_split
 from recon_cli.chain.network import write_network
 from recon_cli.chain.observer import Observer
 from recon_cli.chain.request import RunRequest
-from recon_cli.chain.sources import source_digests
+from recon_cli.chain.sources import file_digests, source_digests
 from recon_cli.chain.stages import Stage
 from recon_cli.chain.steps import Steps
 from recon_cli.chain.variants import RECON, Variant, slug, variants
@@ -144,7 +144,7 @@ class _Chain:
     def _split_as(self, variant: Variant, checkpoint: Path) -> None:
         output = self._branched(variant)
         inputs = {
-            "checkpoint": digest_file(checkpoint),
+            "checkpoint": file_digests(checkpoint),
             "ranking": digest_file(self._ranking),
             "selection": variant.selection,
             "recon": __version__,
@@ -331,7 +331,7 @@ class _Chain:
         loaded = self._request.config
         return {
             "sources": source_digests(loaded),
-            "files": [digest_file(file) for file in loaded.files[1:] if file.is_file()],
+            "files": [file_digests(file) for file in loaded.files[1:] if file.is_file()],
             "recon": __version__,
             "torch": version("torch"),
             "device": self._request.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ def test_the_checkpoint_of_the_config_is_split_as_recon_split_does(recon, tmp_pa
     weights = [key for key in start if key.endswith(("weight", "bias"))]
     assert weights
     assert all(torch.equal(trained[key], start[key]) for key in weights)
+
+
+def test_a_shard_of_the_checkpoint_that_changes_redoes_what_came_of_it(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    state = TwoTasks().state_dict()
+    parts = {"1.safetensors": list(state)[:5], "2.safetensors": list(state)[5:]}
+    for name, keys in parts.items():
+        save_file({key: state[key] for key in keys}, project / name)
+    index = {"weight_map": {key: name for name, keys in parts.items() for key in keys}}
+    (project / "m.safetensors.index.json").write_text(json.dumps(index))
+    model = {"target": "chain_project:network", "checkpoint": "m.safetensors.index.json"}
+    config = write_project(project, model=model)
+    assert run_chain(config, last="split")[0] == {"profile", "rank", "split recon"}
+    assert run_chain(config, last="split")[0] == set()
+    save_file({key: state[key] + 1 for key in parts["2.safetensors"]}, project / "2.safetensors")
+    assert {"profile", "split recon"} <= run_chain(config, last="split")[0]
 
 
 NOTHING = {
