@@ -45,6 +45,17 @@ def check_output(path: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) ->
             raise ReconError(f"cannot write {quoted(path)}: its folder {quoted(path.parent)} is not writable")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, unless they are there.
+
+    :raises ReconError: if one cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReconError(f"cannot make the folder {quoted(path)}: {error.strerror}") from None
+
+
 def _is_same_file(source: Path, path: Path) -> bool:
     try:
         return source.samefile(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.digests import digest_bytes, digest_file
+from recon_cli.artifacts.publish import make_folder
 from recon_cli.artifacts.run import Ledger, LedgerEntry
 from recon_cli.errors import ReconError, quoted
 
@@ -39,10 +40,7 @@ class Steps:
 
         :raises ReconError: if it cannot be made.
         """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReconError(f"cannot make the folder {quoted(self._folder)}: {error.strerror}") from None
+        make_folder(self._folder)
 
     def is_done(self, name: str, inputs: Mapping[str, Any]) -> bool:
         """Whether a step was made with the same inputs, and its outputs are as it left them."""

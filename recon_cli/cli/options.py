@@ -46,3 +46,15 @@ ShardSize = Annotated[
         "--shard-size", metavar="N", help="Divide it into files of at most this size, like 5GB.", show_default=False
     ),
 ]
+
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="auto|cuda|cpu", help="Where to run; auto takes CUDA where there is one."),
+]
+
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method", metavar="NAME", help="Update rule (see `recon methods`) with its defaults; default: the config's."
+    ),
+]

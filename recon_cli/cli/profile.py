@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import AllowCode, Force, Json, Quiet
+from recon_cli.cli.options import AllowCode, Device, Force, Json, MethodName, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.torchrun import is_first
 
@@ -33,10 +33,7 @@ def command(
     every: Annotated[
         int | None, typer.Option("--every", min=1, metavar="N", help="Measure every N-th step instead.")
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", metavar="auto|cuda|cpu", help="Where to run; auto takes CUDA where there is one."),
-    ] = None,
+    device: Device = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -47,14 +44,7 @@ def command(
         Path | None,
         typer.Option("--checkpoint", metavar="FILE", help="Weights to start from; default: the config's."),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Update rule (see `recon methods`) with its defaults; default: the config's.",
-        ),
-    ] = None,
+    method: MethodName = None,
     memory_limit: Annotated[
         str | None,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recon_cli.chain.stages import Stage
-from recon_cli.cli.options import AllowCode, Json, Quiet
+from recon_cli.cli.options import AllowCode, Device, Json, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.errors import ReconError
 
@@ -27,10 +27,7 @@ def command(
         str | None,
         typer.Option("--seeds", metavar="A,B", help="Train from each of these seeds; default: the config's."),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", metavar="auto|cuda|cpu", help="Where to run; auto takes CUDA where there is one."),
-    ] = None,
+    device: Device = None,
     allow_code: AllowCode = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recon_cli.cli.options import AllowCode, Force, Json, Quiet
+from recon_cli.cli.options import AllowCode, Device, Force, Json, MethodName, Quiet
 from recon_cli.cli.output import Output
 from recon_cli.errors import ReconError
 from recon_cli.torchrun import is_first
@@ -45,18 +45,8 @@ def command(
     iterations: Annotated[
         int | None, typer.Option("--iterations", min=1, metavar="N", help="Steps, in place of epochs.")
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Update rule (see `recon methods`) with its defaults; default: the config's.",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option("--device", metavar="auto|cuda|cpu", help="Where to run; auto takes CUDA where there is one."),
-    ] = None,
+    method: MethodName = None,
+    device: Device = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what was begun in FOLDER; without anything there, start.")
     ] = False,

@@ -35,16 +35,6 @@ class TrainingFolder:
         self.run = RunFolder(path / "run")
         self.files = (self.document, self.scores, self.best, self.last, self.log)
 
-    def create(self) -> None:
-        """Make the folders that are not there yet.
-
-        :raises ReconError: if one cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReconError(f"cannot make the folder {quoted(self.path)}: {error.strerror}") from None
-
     def clear(self) -> None:
         """Remove what an earlier training left.
 

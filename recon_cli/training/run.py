@@ -14,6 +14,7 @@ import torch
 
 from recon_cli.artifacts.digests import digest_file
 from recon_cli.artifacts.document import STANDARD_STREAM
+from recon_cli.artifacts.publish import make_folder
 from recon_cli.artifacts.training import Results, Training
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.device import choose_device, device_name, repeatable
@@ -243,7 +244,7 @@ def _begin(run: NetworkRun, folder: TrainingFolder, observer: Observer, *, resum
         folder.clear()
     elif resume:
         folder.check_begun()
-    folder.create()
+    make_folder(folder.path)
     folder.run.create()
     run.log.begin()
     return None
