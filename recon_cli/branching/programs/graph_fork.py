@@ -28,7 +28,12 @@ class GraphFork:
     instances: Mapping[tuple[Node, str], Node]
 
 
-def fork_graph(memory: Memory, outputs: Mapping[str, Collection[Node]], ownership: Ownership) -> GraphFork:
+def fork_graph(
+    memory: Memory,
+    outputs: Mapping[str, Collection[Node]],
+    ownership: Ownership,
+    wanted: Collection[str] | None = None,
+) -> GraphFork:
     """Fork a graph at its split layers.
 
     Every node becomes one node for each group of tasks that have the same inputs to it. So what comes before the first
@@ -39,10 +44,12 @@ def fork_graph(memory: Memory, outputs: Mapping[str, Collection[Node]], ownershi
 
     :param memory: of the graph.
     :param outputs: for each task, in order, the nodes of its outputs.
+    :param wanted: the tasks whose streams are forked; all of them if it is not given.
     :raises ReconError: if the graph writes what differs between the tasks into its inputs, into buffers that stay
         shared, or into memory of which it is not clear what lies in it.
     """
-    fork = _Forking(memory, live_nodes(memory, outputs, ownership), ownership)
+    live = live_nodes(memory, outputs, ownership)
+    fork = _Forking(memory, {task: live[task] for task in wanted or outputs}, ownership)
     for node in memory.graph.nodes:
         if node.op == "placeholder":
             fork.add_input(node)

@@ -17,6 +17,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MethodWrapperType
 from typing import Any
 
@@ -35,7 +36,7 @@ from recon_cli.branching.runtime.functions import (
     writes_silently,
 )
 from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
-from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, tensors_in
+from recon_cli.branching.runtime.own_calls import OwnCalls, memory_of, repeating, tensors_in
 from recon_cli.errors import ReconError
 from recon_cli.random_states import cuda_states
 
@@ -118,6 +119,8 @@ class EqualCalls(TorchFunctionMode):
         self._buffers = buffers if takes_back else ()
         self._counters = counters
         self._averages = averages
+        # How far an average moves depends on how often it was moved before.
+        self._moved_alone = frozenset(id_ for id_ in audiences if counters.get(id_, id_) not in averages)
         self._changed: frozenset[int] = frozenset()
         self._left: frozenset[int] = frozenset()
         self._undecided: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -145,7 +148,11 @@ class EqualCalls(TorchFunctionMode):
     def _begin(self, task: str) -> None:
         self._task = task
         self._own = OwnCalls(
-            self._buffers, (self._needless or {}).get(task), counters=self._counters, learns=self._needless is None
+            self._buffers,
+            (self._needless or {}).get(task),
+            counters=self._counters,
+            copies=self._moved_alone,
+            learns=self._needless is None,
         )
         self._writes: Counter[int] = Counter()
         self._seen: dict[object, int] = {}
@@ -165,6 +172,7 @@ class EqualCalls(TorchFunctionMode):
         kept_of: Callable[[Any], Sequence[object]],
         output_of: Callable[[Any, str], object],
         replacing: Callable[[], Sequence[torch.Tensor]],
+        returned_of: Callable[[Any], Sequence[object]],
     ) -> Any:
         """Run the pass of one task.
 
@@ -172,6 +180,7 @@ class EqualCalls(TorchFunctionMode):
         :param kept_of: what is kept of what the network returns.
         :param output_of: what it returns for a task.
         :param replacing: gives the tensors that the pass has put in the places of buffers.
+        :param returned_of: the outputs of all tasks in what it returns.
         :returns: what the network returns.
         :raises SharedWriteError: if the pass writes to what other passes read.
         :raises NeededError: if it needs a call that was left out.
@@ -193,6 +202,7 @@ class EqualCalls(TorchFunctionMode):
             lambda task: output_of(output, task),
             lambda tensor: id(tensor) in self._known,
             replacing(),
+            returned=returned_of(output),
         )
         if not self._averages.isdisjoint(changed & self._changed):
             raise SharedWriteError("it averages over what differs from task to task, and counts the batches once")
@@ -279,7 +289,7 @@ class EqualCalls(TorchFunctionMode):
             self._leave_copy(target)
         is_left_out, result = self._own.stand_in(func, tensors)
         if is_left_out:
-            self._own.add(tensors, _new_in(result, tensors), ())
+            self._own.add(tensors, _new_in(result, tensors), (), silent=writes_silently(func))
             return result
         self._check_content(func, tensors)
         before = self._own.state_before(tensors) if self._buffers else []
@@ -291,7 +301,8 @@ class EqualCalls(TorchFunctionMode):
             self._writes[self._memory(tensor)] += 1 + (len(self._past) + 1) * 1_000_000
         results = _new_in(result, tensors)
         self._viewed.update(memory for memory in map(self._memory, results) if memory in self._readers)
-        self._own.add(tensors, results, written, before, silent=writes_silently(func))
+        repeat = partial(repeating, func, args, kwargs, tensors) if before else None
+        self._own.add(tensors, results, written, before, silent=writes_silently(func), repeating=repeat)
         self._own.describe(func, tensors, result)
         return result
 
@@ -318,7 +329,9 @@ class EqualCalls(TorchFunctionMode):
         if is_partial:
             changed = [(tensor, memory_of(tensor)) for tensor in written]
             silent = writes_silently(func)
-            self._own.add(tensors, _new_in(result, tensors), changed, before, silent=silent, tasks=tasks)
+            repeat = partial(repeating, func, args, kwargs, tensors) if before else None
+            new = _new_in(result, tensors)
+            self._own.add(tensors, new, changed, before, silent=silent, tasks=tasks, repeating=repeat)
         if not results and not written:
             return result
         for tensor in written:

@@ -58,6 +58,9 @@ def branch(
     `torch.func.jvp`, runs once for every task, as does all behind it; so does what the network hooks, hands to numpy,
     or draws without gradients; and what is compiled by itself inside the network runs uncompiled.
 
+    Where the code calls one layer once for every task, as in MTAN, the running statistics of a copy of it are moved by
+    the streams of the copy's own tasks alone.
+
     `branched(x, tasks=["segmentation"])` computes the outputs of these tasks alone, and returns them in a dictionary.
     If the network's own `forward` takes an argument `tasks`, it is handed on instead.
 
@@ -319,12 +322,15 @@ class BranchedModel(nn.Module):
                 def replacing(task: str = task) -> list[torch.Tensor]:
                     return [place.buffer for place in replaced[task] if place.buffer is not None]
 
-                outputs[task] = calls.run_pass(task, run, kept_of, part_of, replacing)
+                outputs[task] = calls.run_pass(task, run, kept_of, part_of, replacing, self._all_parts)
                 left += [place for place in replaced.pop(task) if place.buffer is None or calls.leaves(place.buffer)]
         before.put_back()
         for place in left:
             place.fill()
         return outputs
+
+    def _all_parts(self, output: Any) -> list[Any]:
+        return [part for task in self.task_names for part in kept_parts(output, self.task_names, task)]
 
     def _loosened(self, task: str) -> Iterator[Place]:
         """The places in the tree of the buffers that a view has others of by now; the view is renewed."""

@@ -1,30 +1,38 @@
 """The calls of one task's pass that no other pass shares: which of them the task's output comes from.
 
 The network's code computes every task's output in every pass, and only the pass's own task is kept. A BatchNorm in
-another task's head has seen features of this pass by then; what it wrote into its running statistics is taken back.
+another task's head has seen features of this pass by then; what it wrote into its running statistics is taken back. So
+is what other tasks' streams wrote into those of this task's copy of a layer, where the layer is called for every task.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import TensorWeakRef
 
 from recon_cli.branching.runtime.functions import VALUELESS, is_shaped_by_values, name_of
 from recon_cli.branching.runtime.needless import NeededError, NeedlessCall
 
+_Repeat: TypeAlias = "Callable[[torch.Tensor], None]"
+"""Writes to a buffer as a call did, from what the buffer holds by then; all else is as the call found it."""
+
 
 class _Write(NamedTuple):
-    """A call that may have written to a buffer, with what the buffer held before."""
+    """A call that may have written to a buffer, with what the buffer held before.
+
+    :ivar repeat: repeats it; None where nothing was written to the buffer before.
+    """
 
     number: int
     buffer: torch.Tensor
     value: torch.Tensor
+    repeat: _Repeat | None = None
 
 
 class OwnCalls:
@@ -32,6 +40,7 @@ class OwnCalls:
 
     :param buffers: the buffers that the pass may write to; none if nothing is taken back.
     :param counters: the id of each buffer that counts the updates of another one -> the id of that one.
+    :param copies: the ids of the buffers that not all tasks have; of what moves one of them, each write stays or not.
     :param needless: the calls that are left out, by their numbers.
     :param learns: whether calls are described, so that they can be left out of later runs.
     :ivar undecided: by their ids, the counters that have counted for several tasks what this pass has not moved, with
@@ -44,6 +53,7 @@ class OwnCalls:
         needless: Mapping[int, NeedlessCall] | None = None,
         *,
         counters: Mapping[int, int] | None = None,
+        copies: Collection[int] = (),
         learns: bool = False,
     ) -> None:
         self._needless = needless or {}
@@ -53,6 +63,10 @@ class OwnCalls:
         self._live: set[int] | None = None
         self._buffers = {id(buffer): buffer for buffer in buffers}
         self._counters = counters or {}
+        self._copies = copies
+        self._uses = {buffer: list[int]() for buffer in self._counters.values()}
+        self._written: set[int] = set()
+        self._returned: set[int] = set()
         self._made_by: dict[int, tuple[TensorWeakRef, int]] = {}
         self._writers: dict[int, int] = {}
         self._parents: list[frozenset[int]] = []
@@ -121,6 +135,7 @@ class OwnCalls:
         *,
         silent: bool = False,
         tasks: frozenset[str] = frozenset(),
+        repeating: Callable[[], _Repeat] | None = None,
     ) -> None:
         """Note a call.
 
@@ -128,6 +143,7 @@ class OwnCalls:
         :param before: what `state_before` gave.
         :param silent: whether it may have written to all of these as well.
         :param tasks: the tasks that it was run for, if they are several.
+        :param repeating: makes what repeats it, should it have to be repeated.
         """
         number = len(self._parents)
         parents = {self._maker(tensor) for tensor in arguments}
@@ -145,7 +161,15 @@ class OwnCalls:
                 self._read.add(number)
         if tasks:
             self._tasks[number] = tasks
-        self._before += [_Write(number, buffer, value) for buffer, value in before if silent or id(buffer) in changed]
+        if silent:
+            for tensor in arguments:
+                if id(tensor) in self._uses:
+                    self._uses[id(tensor)].append(number)
+        before = [(buffer, value) for buffer, value in before if silent or id(buffer) in changed]
+        is_further = any(id(buffer) in self._written and id(buffer) in self._copies for buffer, _ in before)
+        repeat = repeating() if repeating is not None and is_further else None
+        self._before += [_Write(number, buffer, value, repeat) for buffer, value in before]
+        self._written.update(id(buffer) for buffer, _ in before)
 
     def end(
         self,
@@ -153,6 +177,8 @@ class OwnCalls:
         output_of: Callable[[str], object],
         is_known: Callable[[torch.Tensor], bool],
         replacing: Sequence[torch.Tensor] = (),
+        *,
+        returned: Sequence[object] = (),
     ) -> frozenset[int]:
         """End the pass: undo what was written into buffers by calls that the task's output does not come from.
 
@@ -160,6 +186,7 @@ class OwnCalls:
         :param output_of: what it returned for a task.
         :param is_known: whether a tensor is the same in several passes.
         :param replacing: the tensors that the pass has put in the places of buffers.
+        :param returned: the network's outputs for all tasks.
         :returns: the ids of the buffers in which it has left something, those in their places among them.
         :raises NeededError: if it comes from a call that was left out.
         """
@@ -180,6 +207,7 @@ class OwnCalls:
                 raise NeededError
             return frozenset(id(write.buffer) for write in writes)
         writers = {write.number for write in writes}
+        self._returned = self._makers(tensors_in(tree_leaves(returned)))
         self._live = self._sources(numbers)
         self._live |= self._effects(writers - self._live, self._live)
         if not self._live.isdisjoint(self._needless):
@@ -191,6 +219,8 @@ class OwnCalls:
             live[tasks] |= self._effects(writers - live[tasks], live[tasks])
         used = frozenset(id(write.buffer) for write in writes if write.number in live[self._tasks_of(write.number)])
         self._take_back(used)
+        self._take_back_among(used, live)
+        self._before.clear()
         return used
 
     def needless(self) -> Mapping[int, NeedlessCall]:
@@ -226,7 +256,7 @@ class OwnCalls:
 
         :returns: these, and what they alone are computed from.
         """
-        children: Counter[int] = Counter()
+        children = Counter(self._returned)
         for parents in self._parents:
             children.update(parents)
         found: set[int] = set()
@@ -256,6 +286,33 @@ class OwnCalls:
                 # As little counted as what it undoes: batch normalisation keeps its buffers for the backward pass.
                 write.buffer.data.copy_(write.value)
 
+    def _take_back_among(self, used: frozenset[int], live: Mapping[frozenset[str], set[int]]) -> None:
+        """Undo, of the calls that have moved a task's own copy, those that its output does not come from."""
+        writes_to: dict[int, list[_Write]] = {}
+        for write in self._before:
+            if id(write.buffer) in self._copies and self._counters.get(id(write.buffer), id(write.buffer)) in used:
+                writes_to.setdefault(id(write.buffer), []).append(write)
+        for writes in writes_to.values():
+            stays = [self._is_in(live, write) for write in writes]
+            if all(stays):
+                continue
+            first = stays.index(False)
+            writes[first].buffer.data.copy_(writes[first].value)
+            for write, is_live in zip(writes[first:], stays[first:], strict=True):
+                if is_live and write.repeat is not None:
+                    write.repeat(write.buffer)
+
+    def _is_in(self, live: Mapping[frozenset[str], set[int]], write: _Write) -> bool:
+        """Whether the tasks' outputs come from a call that has written, or from the use that one is counted for."""
+        number, tasks = write.number, self._tasks_of(write.number)
+        if id(write.buffer) in self._counters:
+            uses = self._uses[self._counters[id(write.buffer)]]
+            number = next((use for use in uses if use > number), number)
+            if self._tasks_of(number) != tasks:
+                # It counts for passes that are yet to come.
+                return True
+        return number in live[tasks]
+
     def _makers(self, tensors: Sequence[torch.Tensor]) -> set[int]:
         found = {self._maker(tensor) for tensor in tensors} | {self._writers.get(memory_of(t)) for t in tensors}
         return {number for number in found if number is not None}
@@ -263,6 +320,26 @@ class OwnCalls:
     def _maker(self, tensor: torch.Tensor) -> int | None:
         found = self._made_by.get(id(tensor))
         return found[1] if found is not None and found[0]() is tensor else None
+
+
+def repeating(
+    func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], tensors: Iterable[torch.Tensor]
+) -> _Repeat:
+    """What repeats a call.
+
+    :param tensors: those among its arguments; the code that follows may write to them, but for parameters.
+    """
+    copies = {id(each): each if isinstance(each, nn.Parameter) else each.detach().clone() for each in tensors}
+
+    def repeat(buffer: torch.Tensor) -> None:
+        def given(leaf: object) -> object:
+            # As little counted as what is taken back.
+            return buffer.data if leaf is buffer else copies.get(id(leaf), leaf)
+
+        with torch.no_grad():
+            func(*tree_map(given, args), **tree_map(given, dict(kwargs)))
+
+    return repeat
 
 
 def tensors_in(*values: object) -> list[torch.Tensor]:

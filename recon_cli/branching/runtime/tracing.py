@@ -304,14 +304,17 @@ class _TracedGraph:
         assert self._memory is not None
         results: Sequence[Node] = self._module.graph.output_node().args[0]  # type: ignore[assignment]
         owned = [tuple(task for task in owners if task in tasks) for owners in self._owners]
-        outputs = {task: [v for v, own in zip(results, owned, strict=True) if task in own] for task in tasks}
+        # What moves statistics in the streams of tasks that are not wanted is known as theirs.
+        outputs = {
+            task: [v for v, own in zip(results, self._owners, strict=True) if task in own] for task in self._tasks
+        }
         branches = {node: self._branches(holders, tasks) for node, (_, holders) in self._holders.items()}
         ownership = Ownership(
             names={node: f"{place.path}.{place.name}" for node, (place, _) in self._holders.items()},
             branches={node: found for node, found in branches.items() if len(set(found.values())) > 1},
         )
         try:
-            fork = fork_graph(self._memory, outputs, ownership)
+            fork = fork_graph(self._memory, outputs, ownership, tasks)
         except ReconError as error:
             raise UntraceableError(error.message) from None
         copies = [node for node in fork.graph.nodes if node.target is torch.ops.aten.clone.default]
