@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -119,6 +119,12 @@ def test_the_engines_agree_with_separate_networks(tmp_path_factory, program, hea
     program=st.lists(instructions, min_size=1, max_size=9),
     heads=st.lists(st.integers(0, 3), min_size=3, max_size=3),
     layers=st.sets(st.sampled_from(["layers.0", "layers.1", "norms.0", "scale"]), min_size=1),
+)
+@example(
+    program=[("decide", 0, 0, 0), ("norm", 0, 0, 0), ("write into a view", 0, 0, 0)], heads=[0, 0, 0], layers={"scale"}
+)
+@example(
+    program=[("decide", 0, 0, 0), ("norm", 0, 0, 0), ("write into a view", 2, 0, 0)], heads=[0, 0, 0], layers={"scale"}
 )
 def test_streams_move_the_statistics_of_separate_networks(program, heads, layers):
     torch.manual_seed(6)

@@ -369,6 +369,9 @@ class EqualCalls(TorchFunctionMode):
             elif (history := _history(tensor)) is not known.history:
                 known.history = history
                 if known.made_by is not None:
+                    if self._written_in_common.get(known.memory):
+                        # To compute it anew would move the statistics of what follows once more.
+                        raise SharedWriteError("it writes into a view of what several tasks have in common")
                     known.made_by.alone = True
             audience &= known.audience
         return audience
