@@ -160,12 +160,14 @@ def _train(
                 clear()
             state = _begin(run, folder, observer, resume=resume) if ranks.rank == 0 else None
         run.align()
-        state = ranks.from_first(state)
+        state = run.from_first(state)
         if state is not None:
             with ranks.together():
                 run.restore(state, quoted(folder.run.path))
         for warning in run.experiment.warnings:
             observer.warned(warning)
+        if request.config.config.train.sharded and not run.experiment.is_sharded:
+            observer.noted("`train.sharded` changes nothing, as one process by itself holds the whole network")
         epochs, _ = request.length
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
         with run.trackers.tracking(observer.warned), _keeping(run, folder, keeper, observer):
@@ -174,9 +176,8 @@ def _train(
                 keeper.save()
             run.train(observer, keeper, is_last=is_last)
             with ranks.together():
-                document = run.publish() if ranks.rank == 0 else None
+                document = run.publish()
         trained = ranks.from_first(document)
-        assert trained is not None
         if ranks.rank == 0:
             _drop_state(folder, observer)
     observer.finished()
