@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -57,8 +57,8 @@ class Evaluator:
         counts = {index: _TaskFigures(experiment.tasks[index], self._sections[index]) for index in experiment.active}
         model = experiment.model
         # In the passes of a sharded network the others wait for a block of it, and not for an agreement.
-        together = nullcontext() if experiment.is_sharded else ranks.together()
-        with together, torch.no_grad(), leaving_no_trace(model), _evaluating(model):
+        passes = ranks.apart() if experiment.is_sharded else ranks.together()
+        with passes, torch.no_grad(), leaving_no_trace(model), _evaluating(model):
             for batch in self._data:
                 labels = labels_of(batch, experiment.tasks, experiment.active)
                 if not labels:

@@ -198,15 +198,16 @@ class Training:
         optimization = self._experiment.optimization
         measured = self._recorder is not None and is_first and self._recorder.includes(self.step)
         with ExitStack() as agreed:
-            if not self._experiment.is_sharded:
-                agreed.enter_context(self._ranks.together())
+            sharded = self._experiment.is_sharded
+            agreed.enter_context(self._ranks.apart() if sharded else self._ranks.together())
             if self.step == 0 and is_first:
                 # On every rank: a layer may wait for the others.
                 self._record_flow(batch)
             with self._stepper.forward(measured=measured):
                 losses = self._losses(batch)
-            if self._experiment.is_sharded:
-                # Only now: in the pass itself the others wait for a block of the network, and not for an agreement.
+            if sharded:
+                # In the pass itself the others wait for a block of the network, and not for an agreement.
+                agreed.close()
                 agreed.enter_context(self._ranks.together())
             values = check_finite([*losses.values()], [self._names[index] for index in losses], self.step)
             for means in (self.losses, self.pass_losses):

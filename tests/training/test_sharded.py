@@ -32,7 +32,7 @@ ALL = {
     "train": {**SHARDED, "conflicts": {"every": 1}},
 }
 ADAMW = {"optimizer": {"target": "AdamW", "kwargs": {"lr": 0.01, "weight_decay": 0.1}, "clip_norm": 0.1}}
-# Batches of both sizes are 3 with the 21 images of the validation data: one rank has no third one of its own.
+# The 21 images of the validation data are six batches of four on two ranks, and 43 of the training five of each.
 CASES = [
     ("pcgrad", ALL, []),
     pytest.param("joint", ALL, ["--seeds", "0,1"], marks=pytest.mark.slow),
@@ -56,7 +56,6 @@ def test_a_sharded_network_trains_as_a_whole_one(recon, config, tmp_path, method
     assert code == 0, err
     assert out.count("results: ranks/results.json") == 1, out
     recon("train", without_norm(config, "alone.yaml", 8, **given), "-o", "alone", *options).succeeds()
-    # What a forward pass costs is not known of shards.
     assert_trained_alike(Path("ranks"), Path("alone"))
     for one, two in zip(*(sorted(Path(name).rglob("training.json")) for name in ("ranks", "alone")), strict=True):
         assert [document(one)[name] for name in ("parameters", "bytes")] == [
@@ -149,7 +148,7 @@ def test_an_error_of_one_rank_ends_all(config, tmp_path, mode):
     path = without_norm(config, "fails.yaml", 4, model={"target": "one_fails:Fails"}, train=SHARDED)
     code, _, err = finish(torchrun(tmp_path, 2, "train", path, "-o", "out"))
     assert code != 0
-    assert err.count("the model failed: ValueError: no such weather") == 1, err
+    assert err.count("error: on rank 1: the model failed: ValueError: no such weather") == 1, err
     assert not list(tmp_path.rglob("training.json"))
 
 
