@@ -75,6 +75,8 @@ def train(
     with search_path(request.config.folder), redirect_stdout(sys.stderr), joined_ranks(device) as ranks:
         # One rank speaks and writes for all.
         observer = observer if ranks.rank == 0 else Nobody()
+        if request.config.config.train.sharded and ranks.size == 1:
+            observer.noted("`train.sharded` changes nothing, as one process by itself holds the whole network")
         networks = [
             _Network(seed, task, TrainingFolder(_folder(output, seed, task)))
             for seed in request.all_seeds
@@ -166,8 +168,6 @@ def _train(
                 run.restore(state, quoted(folder.run.path))
         for warning in run.experiment.warnings:
             observer.warned(warning)
-        if request.config.config.train.sharded and not run.experiment.is_sharded:
-            observer.noted("`train.sharded` changes nothing, as one process by itself holds the whole network")
         epochs, _ = request.length
         keeper = StateKeeper(folder.run if ranks.rank == 0 else None, run.state, observer.warned)
         with run.trackers.tracking(observer.warned), _keeping(run, folder, keeper, observer):

@@ -51,7 +51,6 @@ def test_noise_that_workers_draw_is_the_same_every_time(workers):
     assert torch.equal(first, torch.cat([batch.inputs for batch in data])) == (workers > 0)
 
 
-@pytest.mark.parametrize("target", ["nothing", "two_task_data"])
 @pytest.mark.parametrize(("size", "ranks"), [(40, 2), (40, 3), (40, 5), (8, 3)])
 def test_ranks_that_have_a_batch_less_can_borrow_one(size, ranks):
     passes = []
@@ -63,6 +62,7 @@ def test_ranks_that_have_a_batch_less_can_borrow_one(size, ranks):
     assert passes == [-(-size // 8 // ranks)] * ranks
 
 
+@pytest.mark.parametrize("target", ["nothing", "two_task_data"])
 def test_data_that_gives_nothing_is_refused(target):
     with pytest.raises(ReconError, match="gave no batch|is empty"):
         list(validation(target, kwargs={} if target == "nothing" else {"size": 0}))

@@ -41,6 +41,7 @@ def assert_trained_alike(ranks: Path, alone: Path) -> None:
             for mine, theirs in zip(
                 read_scores(one / "scores.json").layers, read_scores(two / "scores.json").layers, strict=True
             ):
+                assert (mine.name, mine.type) == (theirs.name, theirs.type)
                 assert [m.gds for m in mine.stages] == [pytest.approx(t.gds, abs=1e-4) for t in theirs.stages]
     assert not list(ranks.rglob("run"))
 
