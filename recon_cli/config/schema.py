@@ -247,6 +247,7 @@ class TrainSection(Section):
     best: str = LOSS
     conflicts: ConflictsSection | None = None
     trackers: list[Literal["tensorboard", "wandb"]] = []
+    sharded: bool = False
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:

@@ -21,6 +21,7 @@ from recon_cli.experiment.branching import Branching
 from recon_cli.experiment.losses import Task
 from recon_cli.experiment.optimization import Optimization, find_optimizer, find_scheduler
 from recon_cli.experiment.ranks import ALONE, Ranks
+from recon_cli.experiment.sharding import check_can_be_sharded, shard
 from recon_cli.experiment.sources import load_network
 from recon_cli.experiment.targets import find_target
 
@@ -36,6 +37,7 @@ class Experiment:
     :ivar checkpoint_digest: digest of the checkpoint that the weights were read from, if any.
     :ivar model_digest: digest of the file that holds the network, if it was read from one.
     :ivar warnings: what about the network is probably not as its user wants it.
+    :ivar is_sharded: whether the parameters are sharded over the ranks, which then start from the same weights.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Experiment:
     checkpoint_digest: str | None
     model_digest: str | None = None
     warnings: tuple[str, ...] = ()
+    is_sharded: bool = False
 
 
 def build_experiment(
@@ -61,6 +64,7 @@ def build_experiment(
     ranks: Ranks = ALONE,
     branching: Branching | None = None,
     only: str | None = None,
+    sharded: bool = False,
 ) -> Experiment:
     """Make what a config describes. The random number generators should be seeded before.
 
@@ -69,17 +73,23 @@ def build_experiment(
     :param ranks: the processes that train the network together.
     :param branching: how the network is branched.
     :param only: the one task that takes part; None for all.
+    :param sharded: whether each of the ranks is to hold but a part of the parameters.
     :raises ReconError: listing every target that cannot be found, or naming the one that failed.
     """
     config = loaded.config
     _check_targets(loaded)
-    network = load_network(loaded, device, allow_code=allow_code)
+    if sharded:
+        check_can_be_sharded(config, branched=branching is not None)
+    # A network that is sharded may be too large for a device.
+    network = load_network(loaded, torch.device("cpu") if sharded else device, allow_code=allow_code)
     source = None if config.model.checkpoint is None else loaded.folder / config.model.checkpoint
     if source is not None and (checkpoint is None or branching is not None):
         load_into(network.module, source)
     model = network.module if branching is None else branching.branch(network.module, config.task_names)
     if checkpoint is not None:
         load_into(model, checkpoint)
+    if sharded:
+        shard(model, ranks, device)
     used = checkpoint or source
     return Experiment(
         model,
@@ -93,6 +103,7 @@ def build_experiment(
         None if used is None else digest_file(used),
         network.digest,
         network.warnings,
+        sharded,
     )
 
 

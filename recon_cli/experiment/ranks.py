@@ -111,6 +111,19 @@ class Ranks:
             rank, (kind, message, hint) = next((r, f) for r, f in enumerate(self.share(failure)) if f is not None)
             raise kind(f"on rank {rank}: {message}", hint)
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Inside the block ranks wait for each other in some other way than here, so an error ends its rank at once.
+
+        The others fail where they wait, as they lose it.
+
+        :raises ReconError: that error, and on which rank it was.
+        """
+        try:
+            yield
+        except ReconError as error:
+            raise ReconError(f"on rank {self.rank}: {error.message}", error.hint) from error
+
 
 ALONE = Ranks()
 

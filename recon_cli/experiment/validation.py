@@ -23,6 +23,7 @@ class ValidationData:
     :param section: names the data.
     :param training: the training data, whose batch size and key of inputs count where the section has none.
     :param ranks: of every `ranks.size` batches, each rank takes the one at its place; some may have one more.
+    :ivar filler: after a pass in which others had one more batch, one of theirs; else None.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ValidationData:
         self._device = device
         self._ranks = ranks
         self._loader = make_loader("validation.target", self._section, _SEED)
+        self.filler: Batch | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         if isinstance(self._loader, DataLoader) and self._loader.generator is not None:
@@ -48,7 +50,9 @@ class ValidationData:
             self._loader.generator.manual_seed(_SEED)
         with user_code(self._what):
             batches = iter(self._loader)
+        raw: object = END
         for place in count():
+            last = raw
             try:
                 with user_code(self._what):
                     raw = next_or_end(batches)
@@ -60,6 +64,8 @@ class ValidationData:
                 break
             if place % self._ranks.size == self._ranks.rank:
                 yield as_batch(raw, self._section, self._device)
+        begun = place % self._ranks.size
+        self.filler = as_batch(last, self._section, self._device) if 0 < begun <= self._ranks.rank else None
         if place == 0:
             raise ReconError(
                 f"{self._what} gave no batch", "return a Dataset or a list of batches, which can be gone through again"

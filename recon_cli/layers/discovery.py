@@ -109,6 +109,9 @@ def _class_name(module: nn.Module) -> str:
         return _plain(module.original_name)
     # A parametrised module's class is made at run time; its base is the one that people know.
     kind = type(module)
+    if len(kind.__mro__) > 2 and kind.__mro__[1].__name__ == "FSDPModule":
+        # So is that of a sharded one, and between them is another.
+        kind = kind.__mro__[2]
     parametrised = torch.nn.utils.parametrize.is_parametrized(module)
     return kind.__mro__[1].__name__ if parametrised else kind.__name__
 

@@ -56,7 +56,9 @@ class Evaluator:
         ranks.copy_first(experiment.model.buffers())
         counts = {index: _TaskFigures(experiment.tasks[index], self._sections[index]) for index in experiment.active}
         model = experiment.model
-        with ranks.together(), torch.no_grad(), leaving_no_trace(model), _evaluating(model):
+        # In the passes of a sharded network the others wait for a block of it, and not for an agreement.
+        passes = ranks.apart() if experiment.is_sharded else ranks.together()
+        with passes, torch.no_grad(), leaving_no_trace(model), _evaluating(model):
             for batch in self._data:
                 labels = labels_of(batch, experiment.tasks, experiment.active)
                 if not labels:
@@ -65,6 +67,10 @@ class Evaluator:
                     outputs = task_outputs(model, experiment.tasks, batch, labels)
                     for index, label in labels.items():
                         counts[index].add(outputs[index], label)
+            if experiment.is_sharded and self._data.filler is not None:
+                # The others need this rank's shards for their last batch.
+                with experiment.optimization.forward():
+                    task_outputs(model, experiment.tasks, self._data.filler, ())
         return {experiment.tasks[index].name: figures.together(ranks) for index, figures in counts.items()}
 
 

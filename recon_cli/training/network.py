@@ -20,6 +20,7 @@ from recon_cli.errors import ReconError, counted, quoted
 from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import device_name
 from recon_cli.experiment.ranks import Ranks
+from recon_cli.experiment.sharding import distributed_from_first, gathered, whole_state_dict
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.recording import Recording
@@ -77,6 +78,7 @@ class NetworkRun:
             ranks=ranks,
             branching=request.branching,
             only=task,
+            sharded=self._settings.sharded and ranks.size > 1,
         )
         # Rotations are no parameters, so that the optimizer stays right.
         model = rotated_for(experiment.model, config.task_names, request.rule)
@@ -112,7 +114,8 @@ class NetworkRun:
 
     def align(self) -> None:
         """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
-        self._ranks.copy_first([*self.experiment.model.parameters(), *self.experiment.model.buffers()])
+        if not self.experiment.is_sharded:
+            self._ranks.copy_first([*self.experiment.model.parameters(), *self.experiment.model.buffers()])
         if self._ranks.rank > 0:
             torch.manual_seed(self._seed + self._ranks.rank)
 
@@ -134,12 +137,14 @@ class NetworkRun:
             observer.warned(f"{note}: in {counted(times, 'step')} of {self.training.step}")
 
     def publish(self) -> Training:
-        """Write what the training came to; the document last, as it says that all is there.
+        """Let the first rank write what the training came to; the document last, as it says that all is there.
 
         :raises ReconError: if something cannot be written.
         """
         folder, document = self._folder, self.document()
         self._save(folder.last)
+        if self._ranks.rank > 0:
+            return document
         if self._recording is not None:
             self._recording.measurement.check_measured()
             request = self._request
@@ -185,9 +190,10 @@ class NetworkRun:
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, and what tells the run from others."""
+        sharded = self.experiment.is_sharded
         return {
             "run": self._identity(),
-            "training": self.training.state(),
+            "training": gathered(self.training.state(), self._ranks) if sharded else self.training.state(),
             "log": self.log.state() if self._ranks.rank == 0 else None,
             "trackers": self.trackers.state(),
             "last": None if self._last is None else self._last.model_dump(),
@@ -195,6 +201,12 @@ class NetworkRun:
             "seconds": self._seconds,
             "evaluation_seconds": self._evaluation_seconds,
         }
+
+    def from_first(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The state that the first rank has read, as each rank goes on with it."""
+        if self.experiment.is_sharded:
+            return distributed_from_first(state, self.experiment.model, self._ranks)  # type: ignore[no-any-return]
+        return self._ranks.from_first(state)
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Go on where a run of the same kind was.
@@ -278,11 +290,12 @@ class NetworkRun:
                 self.trackers.add(whole)
 
     def _save(self, path: Path) -> None:
+        weights = whole_state_dict(self.experiment.model, self._ranks)
         if self._ranks.rank == 0:
             manifest = self.experiment.manifest
             # A branched checkpoint says how it is branched, so that it can be taken apart again.
             carried = {Manifest.METADATA_KEY: manifest.to_bytes().decode()} if isinstance(manifest, Manifest) else {}
-            save_state_dict(self.experiment.model.state_dict(), path, overwrite=True, carried=carried)
+            save_state_dict(weights, path, overwrite=True, carried=carried)
 
     def _by_task(self, values: list[float | None]) -> dict[str, float | None]:
         return {self.experiment.tasks[index].name: values[index] for index in self.experiment.active}

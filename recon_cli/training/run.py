@@ -83,6 +83,8 @@ def train(
     with search_path(request.config.folder), redirect_stdout(sys.stderr), joined_ranks(device) as ranks:
         # One rank speaks and writes for all.
         observer = observer if ranks.rank == 0 else Nobody()
+        if request.config.config.train.sharded and ranks.size == 1:
+            observer.noted("`train.sharded` changes nothing, as one process by itself holds the whole network")
         networks = [
             _Network(seed, task, TrainingFolder(network_folder(output, seed, task)))
             for seed in request.all_seeds
@@ -172,7 +174,7 @@ def _train(
                 clear()
             state = _begin(run, folder, observer, resume=resume) if ranks.rank == 0 else None
         run.align()
-        state = ranks.from_first(state)
+        state = run.from_first(state)
         if state is not None:
             with ranks.together():
                 run.restore(state, quoted(folder.run.path))
@@ -186,9 +188,8 @@ def _train(
                 keeper.save()
             run.train(observer, keeper, is_last=is_last)
             with ranks.together():
-                document = run.publish() if ranks.rank == 0 else None
+                document = run.publish()
         trained = ranks.from_first(document)
-        assert trained is not None
         if ranks.rank == 0:
             _drop_state(folder, observer)
     observer.finished()

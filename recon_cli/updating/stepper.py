@@ -47,6 +47,8 @@ class Stepper:
     :param measured: what is measured on some steps.
     :param seed: of rules that draw random numbers.
     :param averaged: whether gradients of plain steps are averaged over the ranks elsewhere (DistributedDataParallel).
+    :param sharded: whether the network is sharded over the ranks (FSDP2), which averages the gradients of all steps;
+        every rank has a loss of the same tasks.
     :raises ReconError: if there is no such rule, or it cannot be applied so.
     """
 
@@ -59,10 +61,12 @@ class Stepper:
         measured: Measured = NOTHING_MEASURED,
         seed: int = 0,
         averaged: bool = False,
+        sharded: bool = False,
     ) -> None:
         self._tasks = tuple(tasks)
         self._present: list[int] = []
-        self._averaged = averaged
+        self._averaged = averaged or sharded
+        self._is_sharded = sharded
         layers = discover_layers(model)
         groups = Groups.of(method, layers)
         self._rules: RuleGroups[Any] = RuleGroups(method, tasks, groups.names, seed)
@@ -181,19 +185,26 @@ class Stepper:
                 f"the rule {quoted(rule.NAME)} has no form on the gradients of a feature",
                 "leave out `feature`, or take a rule whose weights follow from the Gram matrix (`recon methods`)",
             )
+        sharded = self._is_sharded
+        if sharded and (isinstance(rule, (PenaltyRule, RotoGrad)) or method.feature is not None):
+            form = "" if method.feature is None else " on the gradients of a feature"
+            raise ReconError(
+                f"the rule {quoted(rule.NAME)}{form} cannot train a network that is sharded over several devices",
+                "leave out `train.sharded`, or take a rule that looks at losses or at gradients of parameters",
+            )
         if by_losses:
-            return ByLosses(model, rules, measured, averaged=self._averaged)
+            return ByLosses(model, rules, measured, averaged=self._averaged, sharded=sharded)
         if isinstance(rule, PenaltyRule):
             return ByPenalty(model, rules, self._shared, measured)
         if isinstance(rule, GradientRule):
-            return ByGradients(model, layers, rules, self._shared, measured)
+            return ByGradients(model, layers, rules, self._shared, measured, sharded=sharded)
         if isinstance(rule, RotoGrad):
             network = _rotated(model, tasks, method)
             turning = Turning(network, tasks, rule.parameters.learning_rate)
             return ByRotation(network, layers, rules, self._shared, measured, turning)
         if method.feature is not None:
             return ByFeature(model, layers, rules, self._shared, measured, method.feature)
-        return ByGram(model, layers, rules, self._shared, measured)
+        return ByGram(model, layers, rules, self._shared, measured, sharded=sharded)
 
 
 def _rotated(model: nn.Module, tasks: Sequence[str], method: Method) -> RotatedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class Training:
             method,
             measured=NOTHING_MEASURED if recorder is None else recorder.measured,
             seed=seed,
+            sharded=experiment.is_sharded,
         )
         if "new losses" in self._stepper.needs and experiment.optimization.accumulate > 1:
             raise ReconError(
@@ -195,12 +197,18 @@ class Training:
         """
         optimization = self._experiment.optimization
         measured = self._recorder is not None and is_first and self._recorder.includes(self.step)
-        with self._ranks.together():
+        with ExitStack() as agreed:
+            sharded = self._experiment.is_sharded
+            agreed.enter_context(self._ranks.apart() if sharded else self._ranks.together())
             if self.step == 0 and is_first:
                 # On every rank: a layer may wait for the others.
                 self._record_flow(batch)
             with self._stepper.forward(measured=measured):
                 losses = self._losses(batch)
+            if sharded:
+                # In the pass itself the others wait for a block of the network, and not for an agreement.
+                agreed.close()
+                agreed.enter_context(self._ranks.together())
             values = check_finite([*losses.values()], [self._names[index] for index in losses], self.step)
             for means in (self.losses, self.pass_losses):
                 means.add(losses, values)
@@ -237,6 +245,9 @@ class Training:
 
     def _record_flow(self, batch: Batch) -> None:
         """Record the data flow of the network, which stays as it is; the training does not depend on it."""
+        if self._experiment.is_sharded:
+            self.flow_fault = "the network is sharded"
+            return
         written = self._experiment.written
         try:
             with user_code("the model"), self._experiment.optimization.forward():

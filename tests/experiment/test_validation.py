@@ -51,6 +51,17 @@ def test_noise_that_workers_draw_is_the_same_every_time(workers):
     assert torch.equal(first, torch.cat([batch.inputs for batch in data])) == (workers > 0)
 
 
+@pytest.mark.parametrize(("size", "ranks"), [(40, 2), (40, 3), (40, 5), (8, 3)])
+def test_ranks_that_have_a_batch_less_can_borrow_one(size, ranks):
+    passes = []
+    for rank in range(ranks):
+        data = validation("two_task_data", Ranks(ranks, rank), kwargs={"size": size})
+        assert data.filler is None
+        passes.append(len(list(data)) + (data.filler is not None))
+        assert data.filler is None or data.filler.inputs.shape == (8, 1, 5, 5)
+    assert passes == [-(-size // 8 // ranks)] * ranks
+
+
 @pytest.mark.parametrize("target", ["nothing", "two_task_data"])
 def test_data_that_gives_nothing_is_refused(target):
     with pytest.raises(ReconError, match="gave no batch|is empty"):

@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.conftest import read_scores
 from tests.torchrun import finish, torchrun
-from tests.training.folders import assert_same_results, document, log, parts, weights
+from tests.training.as_one import SGD, assert_trained_alike, without_norm
+from tests.training.folders import assert_same_results
 
-SGD = {"target": "SGD", "kwargs": {"lr": 0.2, "momentum": 0.9}}
 SCHEDULE = {"target": "OneCycleLR", "kwargs": {"max_lr": 0.3, "total_steps": 20}, "per": "step"}
 ALL = {
     "optimizer": {**SGD, "clip_norm": 0.5, "accumulate": 2},
@@ -24,16 +22,6 @@ PLATEAU = {
     "optimizer": SGD,
     "scheduler": {"target": "ReduceLROnPlateau", "kwargs": {"patience": 0, "threshold": 0.5}},
 }
-
-
-def without_norm(config, name: str, batch_size: int, **changes: object) -> Path:
-    """A config whose network has no statistics of its rank's batch alone."""
-    given = {
-        "model": {"target": "tests.networks:without_norm"},
-        "data": {"target": "tests.networks:two_task_data", "batch_size": batch_size, "kwargs": {"size": 43}},
-        "optimizer": SGD,
-    }
-    return config(name, **parts(**given | changes))
 
 
 CASES = [
@@ -54,33 +42,7 @@ def test_ranks_train_as_one_process_with_their_batches_together(recon, config, t
     assert out.count("results: ranks/results.json") == 1, out
     path = without_norm(config, "alone.yaml", 8, method=method, **changes)
     recon("train", path, "-o", "alone", *options).succeeds()
-    folders = sorted(file.parent.relative_to("alone") for file in Path("alone").rglob("training.json"))
-    assert folders == sorted(file.parent.relative_to("ranks") for file in Path("ranks").rglob("training.json"))
-    for folder in folders:
-        ranks, alone = Path("ranks", folder), Path("alone", folder)
-        for name in ("last.safetensors", "best.safetensors"):
-            if (alone / name).exists():
-                mine, theirs = weights(ranks / name), weights(alone / name)
-                for key, value in theirs.items():
-                    torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5, msg=key)
-        for mine, theirs in zip(log(ranks), log(alone), strict=True):
-            assert flat(mine) == pytest.approx(flat(theirs), rel=1e-4)
-        assert document(ranks / "training.json")["processes"] == 2
-        if (alone / "scores.json").exists():
-            for mine, theirs in zip(
-                read_scores(ranks / "scores.json").layers, read_scores(alone / "scores.json").layers, strict=True
-            ):
-                assert [one.gds for one in mine.stages] == [pytest.approx(two.gds, abs=1e-4) for two in theirs.stages]
-    assert not list(Path("ranks").rglob("run"))
-
-
-def flat(line: object, name: str = "") -> dict[str, object]:
-    """A log line as names and numbers; texts and flags are part of the names."""
-    if isinstance(line, dict):
-        return {key: value for part, inner in line.items() for key, value in flat(inner, f"{name}.{part}").items()}
-    if isinstance(line, list):
-        return {key: value for n, inner in enumerate(line) for key, value in flat(inner, f"{name}.{n}").items()}
-    return {name: line} if isinstance(line, float) else {f"{name}={line}": 0.0}
+    assert_trained_alike(Path("ranks"), Path("alone"))
 
 
 FAULTS = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.engine import GramEngine, LayerGrams
 from recon_cli.gradients.routes.by_feature import ByFeature as FeatureGradients
 from recon_cli.gradients.surrogate import GradientSurrogate
 from recon_cli.layers.discovery import Layer
@@ -29,6 +29,8 @@ class ByFeature(ByGram):
 
     :param feature: the name of the module whose output is Z.
     """
+
+    engine: GramEngine
 
     def __init__(
         self,

@@ -28,8 +28,10 @@ class ByGradients(GradientWay):
         rules: RuleGroups[GradientRule[Any]],
         shared: SharedLayers,
         measured: Measured,
+        *,
+        sharded: bool = False,
     ) -> None:
-        super().__init__(model, layers, shared, measured, measured.features, whole=True)
+        super().__init__(model, layers, shared, measured, measured.features, whole=True, sharded=sharded)
         self._rules = rules
 
     def _update(self, found: LayerGrams, step: Step) -> None:

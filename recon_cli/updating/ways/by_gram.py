@@ -29,8 +29,10 @@ class ByGram(GradientWay):
         shared: SharedLayers,
         measured: Measured,
         features: Sequence[str] = (),
+        *,
+        sharded: bool = False,
     ) -> None:
-        super().__init__(model, layers, shared, measured, features or measured.features)
+        super().__init__(model, layers, shared, measured, features or measured.features, sharded=sharded)
         self._rules = rules
 
     def _update(self, found: LayerGrams, step: Step) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from recon_cli.experiment.ranks import ALONE
-from recon_cli.gradients.engine import GramEngine, LayerGrams
+from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.engines import make_engine
 from recon_cli.rules.rule import WeightRule
 from recon_cli.updating.rule_groups import RuleGroups
 from recon_cli.updating.step import Step
@@ -18,18 +19,25 @@ class ByLosses(Way):
     """Weighs the losses.
 
     :param averaged: whether plain steps' gradients are averaged over the ranks elsewhere, within the backward pass
-        (DistributedDataParallel); else they are added up here.
+        (DistributedDataParallel, FSDP2); else they are added up here.
+    :param sharded: whether the network is sharded over the ranks.
     """
 
     IS_PLAIN = True
 
     def __init__(
-        self, model: nn.Module, rules: RuleGroups[WeightRule[Any]], measured: Measured, *, averaged: bool
+        self,
+        model: nn.Module,
+        rules: RuleGroups[WeightRule[Any]],
+        measured: Measured,
+        *,
+        averaged: bool,
+        sharded: bool = False,
     ) -> None:
         self._model = model
         self._rules = rules
         self._averaged = averaged
-        self.engine = GramEngine(model, measured.layers, measured.memory_limit, measured.features)
+        self.engine = make_engine(model, measured.layers, measured.memory_limit, measured.features, sharded=sharded)
 
     def backward(self, step: Step, *, measured: bool) -> LayerGrams | None:
         """Make one backward pass, or one for each task on a measured step."""

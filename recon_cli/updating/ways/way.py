@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from recon_cli.experiment.ranks import Ranks
-from recon_cli.gradients.engine import GramEngine, LayerGrams
+from recon_cli.gradients.engine import LayerGrams
+from recon_cli.gradients.engines import Engine, make_engine
 from recon_cli.layers.discovery import Layer
 from recon_cli.updating.shared_layers import SharedLayers
 from recon_cli.updating.step import Step
@@ -41,7 +42,7 @@ class Way(ABC):
     """
 
     IS_PLAIN: ClassVar[bool] = False
-    engine: GramEngine
+    engine: Engine
 
     def watch(self, *, measured: bool) -> None:
         """Note in the forward pass to come what the step's backward passes need of it."""
@@ -79,6 +80,7 @@ class GradientWay(Way):
     :param layers: all layers of the network.
     :param features: modules whose outputs are shared representations, those that are measured first.
     :param whole: whether no shorter route is taken to the Gram matrices; see `GramEngine`.
+    :param sharded: whether the network is sharded over the ranks.
     """
 
     def __init__(
@@ -90,12 +92,13 @@ class GradientWay(Way):
         features: Sequence[str],
         *,
         whole: bool = False,
+        sharded: bool = False,
     ) -> None:
         self._shared = shared
         number_of = {layer.name: number for number, layer in enumerate(layers)}
         self._measured = [number_of[layer.name] for layer in measured.layers]
         self._features = len(measured.features)
-        self.engine = GramEngine(model, layers, measured.memory_limit, features, whole=whole)
+        self.engine = make_engine(model, layers, measured.memory_limit, features, whole=whole, sharded=sharded)
 
     def watch(self, *, measured: bool) -> None:
         """Note the calls of layers; of shared representations only on measured steps."""
