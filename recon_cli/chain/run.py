@@ -42,6 +42,7 @@ from recon_cli.training.folder import TrainingFolder
 from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
 from recon_cli.training.run import RESULTS, network_folder, train
+from recon_cli.updating.rule_groups import RuleGroups
 
 REPORT = "report.json"
 SINGLE_TASK = "single-task"
@@ -90,6 +91,8 @@ class _Chain:
 
     def run(self) -> RunReport | None:
         """Make the steps that have to be made."""
+        if self._request.last in ("train", "compare"):
+            self._check_methods()
         self._steps.begin()
         stages: dict[Stage, Callable[[], None]] = {
             "profile": self._profile,
@@ -104,6 +107,20 @@ class _Chain:
         report = self._compare()
         report.write(self._folder / REPORT, overwrite=True)
         return report
+
+    def _check_methods(self) -> None:
+        """Refuse before the first step what would end the run in the training of some later network."""
+        for method in self._methods:
+            rule: RuleGroups[Any] = RuleGroups(method, self._config.task_names, [None], self._config.seed)
+            if "rotations" in rule.needs:
+                raise ReconError(
+                    f"the rule {quoted(method.name)} cannot train a split network, and a run trains one by every rule",
+                    "name other rules under `run.methods`",
+                )
+        names = [trained.name for trained in self._networks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ReconError(f"two of `run.methods` would be written to one folder, {quoted(name)}")
 
     def _profile(self) -> None:
         request = self._request
@@ -319,10 +336,6 @@ class _Chain:
             splits = [split, *controls] if place == 0 else [split]
             found += [_Trained(f"{slug(method)}-{variant.name}", method, variant) for variant in splits]
         found += [_Trained(SINGLE_TASK, JOINT, single_task=True)] if self._config.run.single_task else []
-        names = [trained.name for trained in found]
-        for name in names:
-            if names.count(name) > 1:
-                raise ReconError(f"two of `run.methods` would be written to one folder, {quoted(name)}")
         return found
 
     @cached_property

@@ -46,6 +46,7 @@ def _targets(content: Any) -> Iterator[str]:
 
 def _files(folder: Path, name: str) -> Iterable[Path]:
     module, package = folder / f"{name}.py", folder / name
-    if package.is_dir():
-        return package.rglob("*.py")
-    return [module] if module.exists() else []
+    # A folder that is no package, such as one of data, gives way to a module of its name.
+    if module.exists() and not (package / "__init__.py").exists():
+        return [module]
+    return package.rglob("*.py")

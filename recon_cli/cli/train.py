@@ -25,7 +25,9 @@ def command(
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            "--checkpoint", metavar="FILE", help="Weights to start from, branched ones with --manifest; default: none."
+            "--checkpoint",
+            metavar="FILE",
+            help="Weights to start from, branched ones with --manifest; default: the config's.",
         ),
     ] = None,
     reinitialise: Annotated[
@@ -72,6 +74,11 @@ def command(
         raise ReconError("--epochs and --iterations contradict each other", "pass one of them")
     if reinitialise and manifest is None:
         raise ReconError("--reinitialise is about the copies of split layers", "pass --manifest as well")
+    if reinitialise and checkpoint is not None:
+        raise ReconError(
+            "--checkpoint holds weights for all copies of split layers, so that --reinitialise would leave none anew",
+            "leave one of them out",
+        )
     if single_task and (manifest is not None or method is not None):
         raise ReconError(
             "a network for one task has nothing to split or to balance", "leave out --manifest and --method"

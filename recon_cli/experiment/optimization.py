@@ -77,12 +77,17 @@ class Optimization:
                 nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
             self._scaler.step(self._optimizer)
             self._scaler.update()
-        if self._per == "step":
-            self._follow(None)
+        self._after_step()
 
     def skip(self) -> None:
-        """Make no step from gradients that overflowed, and scale by half as much from now on."""
+        """Make no step from gradients that overflowed, and scale by half as much from now on.
+
+        The schedule goes on, as it does where the scaler itself leaves a step out.
+
+        :raises ReconError: if the schedule fails.
+        """
         self._scaler.update(self.scale / 2)
+        self._after_step()
 
     def after_epoch(self, value: float) -> None:
         """Let the schedule go on.
@@ -108,6 +113,10 @@ class Optimization:
                 self._scheduler.load_state_dict(state["scheduler"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
+
+    def _after_step(self) -> None:
+        if self._per == "step":
+            self._follow(None)
 
     def _follow(self, value: float | None) -> None:
         assert self._scheduler is not None

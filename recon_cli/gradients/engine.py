@@ -8,7 +8,7 @@ used in any other way than by the calls that were noted takes the general route.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -68,6 +68,14 @@ class LayerGrams:
     def part(self, layers: Sequence[int], features: int) -> LayerGrams:
         """What was found for some of the layers, and for the first of the representations."""
         return LayerGrams(self.grams[layers], self.reached[layers], self.features.first(features))
+
+    def unscaled(self, scale: float) -> LayerGrams:
+        """The same of the losses themselves, where those of the backward passes were multiplied by a factor."""
+        if scale == 1:
+            return self
+        # The square of a large factor could overflow.
+        features = replace(self.features, grams=self.features.grams / scale / scale)
+        return LayerGrams(self.grams / scale / scale, self.reached, features)
 
 
 class GramEngine(Watching):

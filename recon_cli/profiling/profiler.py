@@ -128,7 +128,7 @@ class ConflictProfiler(InLoop):
                     check_finite([*given.values()], [self.tasks[index] for index in given], self._step)
             found, step = self._stepper.backward(given, measured=self._is_sampled, scale=scale)
             if found is not None:
-                self._record(found, step)
+                self._record(found.unscaled(scale), step)
             self._step += 1
         finally:
             # A loop may pass over a step that failed.

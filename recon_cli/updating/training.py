@@ -222,7 +222,7 @@ class Training:
             return False
         self.labelled |= set(step.present)
         if found is not None and self._recorder is not None:
-            self._recorder.record(found, self.step, step.present)
+            self._recorder.record(found.unscaled(step.scale), self.step, step.present)
         return True
 
     def _is_wanted(self, batch: Batch) -> bool:

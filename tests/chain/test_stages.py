@@ -154,6 +154,22 @@ def test_rules_that_would_share_a_folder_are_refused(recon, config):
     rules = [{"name": "pcgrad", "groups": [["a*"]]}, {"name": "pcgrad", "groups": [["a?"]]}]
     write_project(config.parent, run={"severity": 0.0, "select": {"top_k": 1}, "methods": rules})
     recon("run", config, "-o", "out").refuses("two of `run.methods`", "pcgrad")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("pcgrda", ["no update rule `pcgrda`", "`pcgrad`"]),
+        ({"name": "cagrad", "parameters": {"d": 0.4}}, ["`cagrad`", "`d`"]),
+        ({"name": "rotograd", "feature": "body"}, ["`rotograd` cannot train a split network", "`run.methods`"]),
+    ],
+)
+def test_rules_that_cannot_be_trained_by_are_refused_before_the_first_step(recon, config, rule, words):
+    write_project(config.parent, run={"severity": 0.0, "select": {"top_k": 1}, "methods": ["joint", rule]})
+    recon("run", config, "-o", "out").refuses(*words)
+    assert not Path("out").exists()
+    recon("run", config, "-o", "out", "--until", "rank").succeeds()
 
 
 def test_seeds_are_as_recon_train_takes_them(recon, config):

@@ -212,6 +212,18 @@ def test_a_package_beside_the_config_counts_with_all_its_modules(tmp_path):
     assert run_chain(config, last="profile")[0] == {"profile"}
 
 
+def test_a_module_counts_although_a_folder_of_data_has_its_name(tmp_path):
+    config = write_project(tmp_path / "project")
+    data = config.parent / "chain_project"
+    data.mkdir()
+    (data / "prepare.py").write_text("")
+    run_chain(config, last="profile")
+    (data / "prepare.py").write_text("# changed\n")
+    assert run_chain(config, last="profile")[0] == set()
+    (config.parent / "chain_project.py").write_text(MODULE + "\n# changed\n")
+    assert run_chain(config, last="profile")[0] == {"profile"}
+
+
 def test_a_checkpoint_of_the_config_is_split_and_its_change_redoes_all(tmp_path):
     torch.manual_seed(5)
     weights = TwoTasks().state_dict()

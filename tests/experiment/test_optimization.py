@@ -113,6 +113,14 @@ def test_a_step_that_overflowed_is_not_made_and_the_scale_falls():
     assert optimization.scale == before / 4
 
 
+def test_a_step_that_is_left_out_is_one_of_the_schedule():
+    section = {"target": "StepLR", "kwargs": {"step_size": 1, "gamma": 0.5}, "per": "step"}
+    optimization = Optimization(config(precision="float16", scheduler=section), with_gradient(float("inf")), CPU)
+    optimization.step()
+    optimization.skip()
+    assert optimization.rates == [0.25]
+
+
 @pytest.mark.parametrize(
     ("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("float16", torch.float16)]
 )

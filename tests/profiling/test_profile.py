@@ -212,6 +212,19 @@ def test_steps_that_are_not_measured_train_as_measured_ones_do(recon, config):
         assert one.stages[19].norms == pytest.approx(two.stages[19].norms, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("parts", "tolerance"),
+    [({"optimizer": {"target": "SGD", "accumulate": 3}}, 1e-6), ({"precision": "float16"}, 0.01)],
+)
+def test_norms_are_those_of_the_losses_however_they_are_scaled(recon, config, parts, tolerance):
+    recon("profile", config(profile={"iterations": 1}), "-o", "plain.json").succeeds()
+    recon("profile", config(profile={"iterations": 1}, **parts), "-o", "scaled.json").succeeds()
+    plain, scaled = read_scores(Path("plain.json")), read_scores(Path("scaled.json"))
+    assert scaled.norms(None) == pytest.approx(plain.norms(None), rel=tolerance)
+    for one, two in zip(plain.layers, scaled.layers, strict=True):
+        assert scaled.norms(two) == pytest.approx(plain.norms(one), rel=tolerance)
+
+
 @pytest.mark.parametrize("options", [["--every", 2, "--samples", 3], ["--every", 0], ["--samples", 0]])
 def test_samplings_that_contradict_each_other_are_refused(recon, config, options):
     result = recon("profile", config(), "-o", "s.json", *options)

@@ -57,6 +57,17 @@ def test_the_counts_are_those_of_an_independent_computation():
             assert scores.conflicts(layer, severity) == expected
 
 
+def test_norms_are_those_of_the_losses_where_backward_passes_are_scaled():
+    profilers = {}
+    for scale in (1.0, 2.0**10):
+        model = make_model()
+        profilers[scale] = ConflictProfiler(model, TASKS, steps=1, features=["body"])
+        profilers[scale].backward(losses_of(model, make_batches()[0]), scale=scale)
+    plain, scaled = (profiler.scores() for profiler in profilers.values())
+    assert scaled.layers == plain.layers
+    assert scaled.features == plain.features
+
+
 @pytest.mark.parametrize("every", [1, 3, 100])
 def test_the_network_trains_as_it_would_without(every):
     plain, profiled = make_model(), make_model()

@@ -26,6 +26,10 @@ def schedule(target: str, **section: object) -> dict[str, object]:
 OPTIONS = {
     "two lengths": (["--epochs", 1, "--iterations", 1], ["--epochs and --iterations contradict"]),
     "copies without a manifest": (["--reinitialise"], ["--reinitialise", "--manifest"]),
+    "copies and weights for them": (
+        ["--reinitialise", "--manifest", "m.json", "--checkpoint", "c.safetensors"],
+        ["--checkpoint holds weights for all copies", "leave one of them out"],
+    ),
     "a rule for one task": (["--single-task", "--method", "famo"], ["nothing to split or to balance"]),
     "a split for one task": (["--single-task", "--manifest", "m.json"], ["nothing to split or to balance"]),
     "no number": (["--seeds", "0,one"], ["--seeds `0,one` is no list of seeds", "`0,1,2`"]),
