@@ -154,6 +154,25 @@ def test_rules_that_would_share_a_folder_are_refused(recon, config):
     rules = [{"name": "pcgrad", "groups": [["a*"]]}, {"name": "pcgrad", "groups": [["a?"]]}]
     write_project(config.parent, run={"severity": 0.0, "select": {"top_k": 1}, "methods": rules})
     recon("run", config, "-o", "out").refuses("two of `run.methods`", "pcgrad")
+    assert not Path("out").exists()
+
+
+SLIPS = {
+    "rule": (lambda config: config["run"].update(methods=["joint", "pcgard"]), ["no update rule `pcgard`", "`pcgrad`"]),
+    "best": (lambda config: config["train"].update(best="acuracy"), ["`train.best` names `acuracy`", "`accuracy`"]),
+    "metric": (
+        lambda config: config["tasks"][1].update(metrics=["acuracy"]),
+        ["task `right`, metric `acuracy`", "did you mean `accuracy`?"],
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_that_only_a_training_would_meet_are_refused_before_the_profile(recon, config, slip):
+    change, words = SLIPS[slip]
+    write_project(config.parent, change)
+    recon("run", config, "-o", "out").refuses(*words)
+    assert not Path("out").exists()
 
 
 def test_seeds_are_as_recon_train_takes_them(recon, config):
