@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -33,15 +34,19 @@ from recon_cli.conflicts.compare import compare_conflicts
 from recon_cli.conflicts.runs import Run as ConflictRun
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.branching import Branching
+from recon_cli.experiment.targets import search_path
 from recon_cli.profiling.run import ProfileRequest, profile, profile_digest
 from recon_cli.ranking.rank import rank_document
 from recon_cli.results.compare import compare_results
 from recon_cli.results.runs import Run as ResultRun
 from recon_cli.torchrun import is_one_of_many
+from recon_cli.training.best import BestBy
+from recon_cli.training.evaluation import criteria_of
 from recon_cli.training.folder import TrainingFolder
 from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
 from recon_cli.training.run import RESULTS, network_folder, train
+from recon_cli.training.trackers import check_installed
 from recon_cli.updating.rule_groups import RuleGroups
 
 REPORT = "report.json"
@@ -93,6 +98,7 @@ class _Chain:
         """Make the steps that have to be made."""
         if self._request.last in ("train", "compare"):
             self._check_methods()
+            self._check_trainings()
         self._steps.begin()
         stages: dict[Stage, Callable[[], None]] = {
             "profile": self._profile,
@@ -121,6 +127,14 @@ class _Chain:
         for name in names:
             if names.count(name) > 1:
                 raise ReconError(f"two of `run.methods` would be written to one folder, {quoted(name)}")
+
+    def _check_trainings(self) -> None:
+        """Refuse what no training could be made by, before the first step is made."""
+        check_installed(self._config.train.trackers)
+        # Standard output is for data, whatever the user's code prints.
+        with search_path(self._request.config.folder), redirect_stdout(sys.stderr):
+            criteria = [criterion for task in self._config.tasks for criterion in criteria_of(task)]
+        BestBy(self._config.train.best, criteria, self._config.task_names)
 
     def _profile(self) -> None:
         request = self._request

@@ -83,6 +83,8 @@ def command(
         raise ReconError(
             "a network for one task has nothing to split or to balance", "leave out --manifest and --method"
         )
+    if loaded.config.validation is None:
+        sink.note("nothing will be evaluated, as the config has no section `validation`")
     # A mistake in the config is told before torch, which takes seconds, is imported.
     from recon_cli.cli.training import TrainingProgress
     from recon_cli.experiment.branching import Branching

@@ -76,6 +76,7 @@ def refuse_outside(outside: torch.Tensor) -> None:
     number = int(outside)
     if number:
         raise ReconError(
-            f"the labels name no class of the output in {counted(number, 'place')}; classes are counted from 0",
-            "`ignore` names the label of what is not to be counted",
+            f"the labels name no class of the output in {counted(number, 'place')}; "
+            "classes are whole numbers, counted from 0",
+            "`ignore` names the label of what is not to be counted; values are measured by `abs_error` and the like",
         )

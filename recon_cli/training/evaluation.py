@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from recon_cli.artifacts.training import Criterion, Figures
-from recon_cli.config.schema import LOSS, Config, MetricSection
+from recon_cli.config.schema import LOSS, Config, MetricSection, TaskSection
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import Task, labels_of, task_outputs
@@ -43,7 +43,7 @@ class Evaluator:
         # A network that has no such mode is refused before it is trained.
         with _evaluating(experiment.model):
             pass
-        of_task = [tuple(_criteria(task, found)) for task, found in zip(experiment.tasks, self._sections, strict=True)]
+        of_task = [tuple(criteria_of(task)) for task in config.tasks]
         self.known = tuple(chain.from_iterable(of_task))
         self.criteria = tuple(chain.from_iterable(of_task[index] for index in experiment.active))
 
@@ -111,9 +111,13 @@ class _TaskFigures:
         return {title: value if math.isfinite(value) else None for title, value in figures.items()}
 
 
-def _criteria(task: Task, sections: list[MetricSection]) -> Iterator[Criterion]:
+def criteria_of(task: TaskSection) -> Iterator[Criterion]:
+    """What an evaluation says of a task: its loss, then its metrics.
+
+    :raises ReconError: if a metric cannot be made.
+    """
     yield Criterion(task=task.name, name=LOSS, better="lower")
-    for section in sections:
+    for section in task.metrics:
         better = "higher" if _make(task.name, section).HIGHER_IS_BETTER else "lower"
         yield Criterion(task=task.name, name=section.title, better=better)  # type: ignore[arg-type]  # mypy widens it
 

@@ -172,6 +172,23 @@ def test_rules_that_cannot_be_trained_by_are_refused_before_the_first_step(recon
     recon("run", config, "-o", "out", "--until", "rank").succeeds()
 
 
+SLIPS = {
+    "best": (lambda config: config["train"].update(best="acuracy"), ["`train.best` names `acuracy`", "`accuracy`"]),
+    "metric": (
+        lambda config: config["tasks"][1].update(metrics=["acuracy"]),
+        ["task `right`, metric `acuracy`", "did you mean `accuracy`?"],
+    ),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_that_only_a_training_would_meet_are_refused_before_the_profile(recon, config, slip):
+    change, words = SLIPS[slip]
+    write_project(config.parent, change)
+    recon("run", config, "-o", "out").refuses(*words)
+    assert not Path("out").exists()
+
+
 def test_seeds_are_as_recon_train_takes_them(recon, config):
     recon("run", config, "-o", "out", "--seeds", "1,1").refuses("--seeds names 1 twice")
     recon("run", config, "-o", "out", "--seeds", "4,3", "-q").succeeds()

@@ -393,7 +393,7 @@ def test_copies_of_a_run_have_no_reduction(recon, runs):
         (["joint.json", "worse", "./joint.json"], ["`joint.json`", "are one run"]),
         (["better", "joint.json", "better/scores.json"], ["`better/scores.json`", "are one run"]),
         (["joint.json", "none.json"], ["there is no file `none.json`"]),
-        (["joint.json", "."], ["there is no file `scores.json`"]),
+        (["joint.json", "."], ["there is no file `scores.json`", "name one of its folders, as `better`"]),
         (["joint.json", "better", "-b", "-0.033"], ["--bound -0.033 is no edge", "multiple of 0.005 in (-1, 0]"]),
         (["joint.json", "better", "--edges", "0,-0.033"], ["--edges -0.033 is no edge"]),
         (["joint.json", "better", "--edges", "0,x"], ["`x` is no number"]),

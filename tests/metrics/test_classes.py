@@ -156,8 +156,11 @@ def test_labels_of_no_class_are_refused_and_not_counted(name, kwargs, wrong):
     before = metric.compute()
     label = label.double()
     label[0, 1, 1] = label[1, 2, 2] = wrong
-    with pytest.raises(ReconError, match="name no class of the output in 2 places;"):
+    with pytest.raises(
+        ReconError, match="name no class of the output in 2 places; classes are whole numbers"
+    ) as caught:
         metric.update(output, label)
+    assert "abs_error" in (caught.value.hint or "")
     assert metric.compute() == before
 
 

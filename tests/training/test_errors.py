@@ -131,7 +131,7 @@ def test_an_exported_network_cannot_be_evaluated(recon, config, tmp_path):
     recon("train", config(**parts(model=model)), *options).refuses("evaluation mode")
     assert not Path("out").exists()
     path = config(**parts(model=model, validation=None, train={"iterations": 2}))
-    recon("train", path, *options).succeeds()
+    assert "nothing will be evaluated" in recon("train", path, *options).succeeds().err
 
 
 LATE = {
