@@ -94,7 +94,8 @@ class _TaskFigures:
                     f"the metric {quoted(title)} of task {quoted(self._task.name)} takes tensors, but the output is a "
                     f"{quoted(type(output).__name__)} and the label a {quoted(type(label).__name__)}"
                 )
-            with _named(self._task.name, title):
+            # What a metric computes is not to be rounded as the network's products are.
+            with _named(self._task.name, title), torch.autocast(output.device.type, enabled=False):
                 metric.update(output, label)
 
     def together(self, ranks: Ranks) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, lr_scheduler
 
 from tests import networks
 from tests.training.by_hand import ByHand, evaluate, train_by_hand
-from tests.training.folders import document, log, parts, weights
+from tests.training.folders import document, log, parts, tasks, weights
 
 EPOCHS = 3
 SEED_0 = Path("out/seed-0")
@@ -212,3 +212,18 @@ def test_the_command_line_goes_before_the_config(recon, config):
     recon("train", path, "-o", "b", "--iterations", 2, "--method", "pcgrad").succeeds()
     saved = document(Path("b/seed-0/training.json"))
     assert (saved["steps"], saved["method"]["name"]) == (2, "pcgrad")
+
+
+def bits_of_a_product(output: torch.Tensor, label: torch.Tensor) -> float:
+    return torch.finfo((torch.ones(2, 2) @ torch.ones(2, 2)).dtype).bits
+
+
+bits_of_a_product.higher_is_better = True
+
+
+def test_metrics_compute_in_their_own_precision(recon, config):
+    metrics = ["accuracy", f"{__name__}:bits_of_a_product"]
+    path = config(**parts(tasks=tasks(metrics=metrics), precision="bfloat16", train={"iterations": 1}))
+    recon("train", path, "-o", "out").succeeds()
+    (line,) = log(SEED_0, "evaluation")
+    assert [figures["bits_of_a_product"] for figures in line["figures"].values()] == [32, 32]
