@@ -6,6 +6,7 @@ Commands hand over a document and a way to show it; whether people or programs a
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterable
 from enum import Enum
@@ -73,7 +74,8 @@ class Output:
             with console.capture() as drawn:
                 for item in view():
                     console.print(printable(item) if isinstance(item, str) else item)
-            stream.write(drawn.get())
+            # A table's last column is filled up with blanks, which would wrap in a narrower window.
+            stream.write(re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE))
 
     def note(self, message: str) -> None:
         """Say something worth knowing, on standard error."""

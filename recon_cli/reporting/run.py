@@ -29,7 +29,7 @@ def report_view(report: RunReport, folder: Path) -> Iterable[RenderableType]:
     )
     for answer in report.answers:
         yield _answer_text(answer, len(report.results.runs[0].seeds))
-    yield f"results: {folder}, report.json"
+    yield f"results: {folder / 'report.json'}"
 
 
 def report_remarks(report: RunReport) -> Iterable[str]:
@@ -48,7 +48,8 @@ def _answer_text(answer: Answer, seeds: int) -> str:
         costs.append(f"{answer.seconds_ratio:.2f} times the training time")
     at = f"at {', '.join(costs)}"
     if answer.improvement is None:
-        return f"{answer.shared}: whether splitting helped is not known, {at}"
+        why = "as a figure that counts is missing, or not above 0 without the split"
+        return f"{answer.shared}: whether splitting helped is not known, {why}, {at}"
     mean, deviation = answer.improvement.mean, answer.improvement.deviation
     spread = "" if deviation is None else f" ± {deviation:.2f}"
     direction = "helped" if mean > 0 else "did not help"

@@ -57,7 +57,12 @@ COST = "at 1.014 times the size, 1.50 times the operations, 1.25 times the train
         (statistic([-4.0, 0.0]), 2, "joint: splitting did not help, -2.00% ± 2.83 (within the spread of the seeds)"),
         (statistic([0.0, 0.0]), 2, "joint: splitting did not help, +0.00% ± 0.00 (within the spread of the seeds)"),
         (statistic([2.5]), 1, "joint: splitting helped, +2.50% (one seed: no spread is known)"),
-        (None, 2, "joint: whether splitting helped is not known"),
+        (
+            None,
+            2,
+            "joint: whether splitting helped is not known, as a figure that counts is missing, or not above 0 without "
+            "the split",
+        ),
     ],
 )
 def test_the_answer_is_a_sentence(improvement, seeds, sentence):
@@ -66,7 +71,7 @@ def test_the_answer_is_a_sentence(improvement, seeds, sentence):
         split == "split: 2 layers, by the conflicts below cosine -0.1; 1.40% more parameters, 1.50 times the operations"
     )
     assert answer == f"{sentence}, {COST}"
-    assert where == "results: out, report.json"
+    assert where == "results: out/report.json"
 
 
 def test_costs_that_are_not_known_are_left_out():

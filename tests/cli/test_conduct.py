@@ -224,3 +224,9 @@ def test_an_error_of_our_own_is_reported_as_such(monkeypatch, capsys):
     monkeypatch.setattr("recon_cli.cli.output.Output.choose", broken)
     assert main(["rank", "x.json"]) == 2
     assert "Recon failed unexpectedly with RuntimeError: this should not happen" in capsys.readouterr().err
+
+
+def test_no_line_for_people_ends_in_blanks(recon):
+    lines = recon("methods").succeeds().out.splitlines()
+    assert any(line.startswith("pcgrad ") for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == []
