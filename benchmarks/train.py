@@ -186,7 +186,7 @@ class Figures:
 def a_training(case: Case, manifest: Manifest | None, steps: int, folder: Path) -> TakingTurns:
     """One training, watched."""
     config = LoadedConfig(config=case.config, path=folder / "recon.yaml", digest="")
-    branching = None if manifest is None else Branching(manifest, "the manifest", "")
+    branching = None if manifest is None else Branching(manifest, folder / "the manifest", "")
     watch = TakingTurns(case, manifest)
     train(TrainRequest(config, branching=branching, iterations=steps), watch, folder / "out")
     return watch

@@ -366,6 +366,12 @@ class LoadedConfig(Section):
         return self.path.parent
 
     @property
+    def network_file(self) -> Path | None:
+        """The file that holds the network, if one does."""
+        named = self.config.model.torchscript or self.config.model.exported
+        return None if named is None else self.folder / named
+
+    @property
     def files(self) -> list[Path]:
         """The config itself and the files that it names."""
         model = self.config.model

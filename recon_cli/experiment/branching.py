@@ -19,13 +19,13 @@ from recon_cli.errors import ReconError, listed, quoted
 class Branching:
     """A manifest, and what the copies start from.
 
-    :ivar source: what messages call the manifest.
+    :ivar path: its file.
     :ivar digest: of its file.
     :ivar reinitialise: whether every copy but the first begins anew instead of equal to the first.
     """
 
     manifest: Manifest | SplitPlan
-    source: str
+    path: Path
     digest: str
     reinitialise: bool = False
 
@@ -35,7 +35,7 @@ class Branching:
 
         :raises ReconError: if there is none.
         """
-        return cls(read_record(path), quoted(path), digest_file(path), reinitialise)
+        return cls(read_record(path), path, digest_file(path), reinitialise)
 
     def branch(self, model: nn.Module, tasks: Sequence[str]) -> BranchedModel:
         """Branch a network.
@@ -45,7 +45,7 @@ class Branching:
         """
         if self.manifest.tasks != tuple(tasks):
             raise ReconError(
-                f"{self.source} is of the tasks {listed(self.manifest.tasks)}, but the config has {listed(tasks)}",
+                f"{quoted(self.path)} is of the tasks {listed(self.manifest.tasks)}, the config of {listed(tasks)}",
                 "split a ranking of this config",
             )
         return branch(model, self.manifest, reinitialise=self.reinitialise)

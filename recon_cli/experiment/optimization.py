@@ -89,12 +89,13 @@ class Optimization:
         self._scaler.update(self.scale / 2)
         self._after_step()
 
-    def after_epoch(self, value: float) -> None:
+    def after_epoch(self, value: float | None) -> None:
         """Let the schedule go on.
 
-        :param value: what the epoch came to, for a schedule that waits until this gets no better.
+        :param value: what the epoch came to, for a schedule that waits until this gets no better; None if that is not
+            known, which such a schedule passes over.
         """
-        if self._per == "epoch":
+        if self._per == "epoch" and not (self._follows and value is None):
             self._follow(value if self._follows else None)
 
     def state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,6 +144,8 @@ def joined_ranks(device: torch.device) -> Iterator[Ranks]:
         # Nobody leaves while another still speaks to it.
         distributed.barrier()
     finally:
+        # The shards of a network hold the group, whose threads would outlive the interpreter.
+        gc.collect()
         distributed.destroy_process_group()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch import nn
 from recon_cli.artifacts.training import Criterion, Figures
 from recon_cli.config.schema import LOSS, Config, MetricSection, TaskSection
 from recon_cli.errors import ReconError, quoted
+from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.losses import Task, labels_of, task_outputs
 from recon_cli.experiment.ranks import Ranks
@@ -52,14 +53,27 @@ class Evaluator:
 
         :raises ReconError: if the network, the data, a loss or a metric fails.
         """
+        self._ranks.copy_first(self._experiment.model.buffers())
+        names = [task.name for task in self._experiment.tasks]
+        return {names[index]: figures.together(self._ranks) for index, figures in self._count(self._data).items()}
+
+    def try_out(self) -> None:
+        """Evaluate the first batch, and forget it: what a metric cannot take should not show after hours of training.
+
+        :raises ReconError: if the network, the data, a loss or a metric fails.
+        """
+        # The passes of a sharded network wait for each other, and not every rank may have a batch.
+        if not self._experiment.is_sharded:
+            self._count(islice(self._data, 1))
+
+    def _count(self, batches: Iterable[Batch]) -> dict[int, _TaskFigures]:
         experiment, ranks = self._experiment, self._ranks
-        ranks.copy_first(experiment.model.buffers())
         counts = {index: _TaskFigures(experiment.tasks[index], self._sections[index]) for index in experiment.active}
         model = experiment.model
         # In the passes of a sharded network the others wait for a block of it, and not for an agreement.
         passes = ranks.apart() if experiment.is_sharded else ranks.together()
         with passes, torch.no_grad(), leaving_no_trace(model), _evaluating(model):
-            for batch in self._data:
+            for batch in batches:
                 labels = labels_of(batch, experiment.tasks, experiment.active)
                 if not labels:
                     continue
@@ -71,7 +85,7 @@ class Evaluator:
                 # The others need this rank's shards for their last batch.
                 with experiment.optimization.forward():
                     task_outputs(model, experiment.tasks, self._data.filler, ())
-        return {experiment.tasks[index].name: figures.together(ranks) for index, figures in counts.items()}
+        return counts
 
 
 class _TaskFigures:

@@ -87,7 +87,13 @@ class NetworkRun:
         self.training = Steps(self.experiment, request.rule, recorder=self._recording, ranks=ranks, seed=seed)
         self._evaluator = None if config.validation is None else Evaluator(config, self.experiment, ranks)
         self._best_by = None
-        if self._evaluator is not None:
+        if self._evaluator is None:
+            if self.experiment.optimization.awaits == "max":
+                raise ReconError(
+                    "the schedule waits for high values, but without validation data it follows the losses",
+                    "name data under `validation`, or set `kwargs: {mode: min}` under `scheduler`",
+                )
+        else:
             names = [self.experiment.tasks[index].name for index in self.experiment.active]
             self._best_by = BestBy(self._settings.best, self._evaluator.known, names)
             self._best_by.check_awaited(self.experiment.optimization.awaits)
@@ -111,6 +117,14 @@ class NetworkRun:
         if self._iterations is not None:
             return self.training.step >= self._iterations
         return self._epochs is not None and self._epoch >= self._epochs
+
+    def try_out(self) -> None:
+        """Evaluate the first batch of the validation data, if there is any, before anything is written.
+
+        :raises ReconError: if the network cannot be evaluated so.
+        """
+        if self._evaluator is not None:
+            self._evaluator.try_out()
 
     def align(self) -> None:
         """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
@@ -136,9 +150,10 @@ class NetworkRun:
         for note, times in self.training.notes.items():
             observer.warned(f"{note}: in {counted(times, 'step')} of {self.training.step}")
 
-    def publish(self) -> Training:
+    def publish(self, observer: Observer) -> Training:
         """Let the first rank write what the training came to; the document last, as it says that all is there.
 
+        :param observer: is told if no conflicts were measured.
         :raises ReconError: if something cannot be written.
         """
         folder, document = self._folder, self.document()
@@ -146,13 +161,20 @@ class NetworkRun:
         if self._ranks.rank > 0:
             return document
         if self._recording is not None:
-            self._recording.measurement.check_measured()
-            request = self._request
-            origin = Origin(request.rule, self._seed, request.config.digest, self.training.step)
-            scores = scores_of(self._recording, self.training, self.experiment, origin)
-            scores.write(folder.scores, overwrite=True)
+            self._write_scores(self._recording, observer)
         document.write(folder.document, overwrite=True)
         return document
+
+    def _write_scores(self, recording: Recording, observer: Observer) -> None:
+        try:
+            recording.measurement.check_measured()
+        except ReconError as error:
+            # What was trained is worth keeping all the same.
+            observer.warned(f"no conflicts are written: {error.message}")
+            return
+        request = self._request
+        origin = Origin(request.rule, self._seed, request.config.digest, self.training.step)
+        scores_of(recording, self.training, self.experiment, origin).write(self._folder.scores, overwrite=True)
 
     def document(self) -> Training:
         """What the training came to."""
@@ -260,11 +282,14 @@ class NetworkRun:
         every = self._settings.evaluate_every or 1
         if self._epochs is not None and (self._epoch % every == 0 or self._epoch == self._epochs):
             self._evaluate(observer)
-        known = [loss for loss in losses if loss is not None]
-        value = None
-        if self._best_by is not None and self._last is not None:
-            value = self._best_by.value(self._last.figures)
-        self.training.end_pass(sum(known) / len(known) if value is None else value)
+        self.training.end_pass(self._value_of_epoch([loss for loss in losses if loss is not None]))
+
+    def _value_of_epoch(self, losses: list[float]) -> float | None:
+        """What a schedule may follow: the evaluation of this epoch, if it had one; without any, the losses' mean."""
+        if self._best_by is None:
+            return sum(losses) / len(losses) if losses else None
+        is_new = self._last is not None and self._last.step == self.training.step
+        return self._best_by.value(self._last.figures) if self._last is not None and is_new else None
 
     def _evaluate(self, observer: Observer) -> None:
         if self._evaluator is None or self._best_by is None:
@@ -311,7 +336,8 @@ class NetworkRun:
                 "many an epoch has",
                 "give `every`, or `train.iterations`",
             )
-        sampling = Sampling(steps, conflicts.every, conflicts.samples)
+        # Data without a whole batch has none, which is said once it is asked for one.
+        sampling = Sampling(None if steps is None else max(steps, 1), conflicts.every, conflicts.samples)
         measurement = Measurement(config.task_names, config.profile, discover_layers(model), buffer_owners(model))
         return Recording(measurement, sampling, memory_limit=config.profile.memory_bytes)
 

@@ -53,10 +53,13 @@ class TrainRequest:
     @property
     def config_digest(self) -> str:
         """The digest of what a training takes from the config, but for its rule and its seed."""
+        # Who is told of it changes nothing of a training.
+        without = {"train": {"trackers"}}
         if self.config.config.train.conflicts is None:
-            return self.config.digest_of(*_SECTIONS)
+            return self.config.digest_of(*_SECTIONS, without=without)
         # What is measured is said there; how long and on which steps is that of a profile.
-        return self.config.digest_of(*_SECTIONS, "profile", without={"profile": {"iterations", "samples", "every"}})
+        without["profile"] = {"iterations", "samples", "every"}
+        return self.config.digest_of(*_SECTIONS, "profile", without=without)
 
     @property
     def networks(self) -> tuple[str | None, ...]:

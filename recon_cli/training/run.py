@@ -120,14 +120,16 @@ def network_folder(output: Path, seed: int, task: str | None) -> Path:
 
 def _check_output(request: TrainRequest, output: Path, networks: Sequence[_Network], *, may_exist: bool) -> None:
     """Refuse a folder that cannot be written to, or is not to be."""
-    if output.exists() and not output.is_dir():
-        raise ReconError(f"{quoted(output)} is a file, but a folder is to be written", "choose another name")
+    for place in (output, *output.parents):
+        if place.exists() and not place.is_dir():
+            raise ReconError(f"{quoted(place)} is a file, but a folder is to be written", "choose another name")
     if not may_exist and output.exists() and any(output.iterdir()):
         raise ReconError(
             f"the folder {quoted(output)} is not empty",
             "pass --resume to go on with what was begun there, --force to replace it, or choose another name",
         )
-    inputs = [*request.config.files, *([] if request.checkpoint is None else [request.checkpoint])]
+    given = (request.checkpoint, None if request.branching is None else request.branching.path)
+    inputs = [*request.config.files, *(path for path in given if path is not None)]
     for network in networks:
         network.folder.check_apart(inputs)
 
@@ -168,6 +170,7 @@ def _train(
     with repeatable(network.seed):
         with ranks.together():
             run = NetworkRun(request, network.seed, network.task, device, folder, ranks)
+        run.try_out()
         # Only when all ranks have come so far, so that none of them leaves an empty folder behind.
         with ranks.together():
             if ranks.rank == 0 and clear is not None:
@@ -188,7 +191,7 @@ def _train(
                 keeper.save()
             run.train(observer, keeper, is_last=is_last)
             with ranks.together():
-                document = run.publish()
+                document = run.publish(observer)
         trained = ranks.from_first(document)
         if ranks.rank == 0:
             _drop_state(folder, observer)
@@ -222,6 +225,7 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         "epochs": epochs,
         "iterations": iterations,
         "checkpoint": None if checkpoint is None else digest_file(checkpoint),
+        "model": None if (file := request.config.network_file) is None else digest_file(file),
     }
     was = {
         "config": document.config_digest,
@@ -231,6 +235,7 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         "epochs": document.epochs if document.iterations is None else None,
         "iterations": document.iterations,
         "checkpoint": document.checkpoint_digest,
+        "model": document.model_digest,
     }
     check_same(was, now, quoted(network.folder.path))
     return document

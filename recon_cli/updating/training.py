@@ -127,7 +127,10 @@ class Training:
             parameter.grad = None
         while not self._taken:
             if not self.fetch():
-                self.end_pass()
+                losses = [loss for loss in self.pass_losses.take(self._ranks) if loss is not None]
+                # Nothing is evaluated here, and a schedule that waits for high values does not wait for losses.
+                follows = losses and optimization.awaits != "max"
+                self.end_pass(sum(losses) / len(losses) if follows else None)
         batches, self._taken = self._taken, []
         if all(self._backward(batch, 1 / len(batches), is_first=place == 0) for place, batch in enumerate(batches)):
             if not self.reached:
@@ -138,13 +141,12 @@ class Training:
             optimization.skip()
         self.step += 1
 
-    def end_pass(self, value: float | None = None) -> None:
+    def end_pass(self, value: float | None) -> None:
         """Let the learning rate's schedule go on after a pass over the data.
 
-        :param value: what the pass came to, for a schedule that looks at this; None for the mean of the losses.
+        :param value: what the pass came to, for a schedule that looks at this; None if that is not known.
         """
-        losses = [loss for loss in self.pass_losses.take(self._ranks) if loss is not None]
-        self._experiment.optimization.after_epoch(sum(losses) / len(losses) if value is None else value)
+        self._experiment.optimization.after_epoch(value)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next steps depend on; plain data and tensors, which are the training's own."""

@@ -221,7 +221,7 @@ def test_a_manifest_of_other_tasks_is_refused(recon, config, split):
     both = parts()["tasks"]
     path = config(**parts(tasks=both[::-1]))
     refused = recon("train", path, "-o", "out", "--manifest", "branched.safetensors")
-    refused.refuses("is of the tasks `left`, `right`, but the config has `right`, `left`")
+    refused.refuses("is of the tasks `left`, `right`, the config of `right`, `left`")
     assert not Path("out").exists()
 
 

@@ -125,6 +125,15 @@ def test_a_schedule_may_follow_a_metric(recon, config):
     assert len({rate for (rate,) in rates}) > 2
 
 
+def test_a_schedule_passes_over_epochs_that_are_not_evaluated(recon, config):
+    described = {"optimizer": {"target": "SGD", "kwargs": {"lr": 1.0}}, "train": {"epochs": 8, "evaluate_every": 3}}
+    # No evaluation is so much better, and two are needed after the first.
+    plateau = {"target": "ReduceLROnPlateau", "kwargs": {"patience": 0, "threshold": 0.99, "factor": 0.5}}
+    recon("train", config(**parts(**described, scheduler=plateau)), "-o", "out").succeeds()
+    rates = [line["rates"] for line in log(SEED_0, "epoch")]
+    assert rates == [[1.0]] * 6 + [[0.5]] * 2
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_without_validation_data_a_schedule_follows_the_losses(recon, config, accumulate):
     described, written = CASES["a schedule that follows the validation loss"]

@@ -111,6 +111,14 @@ CONFIGS = {
         {"method": "famo", "optimizer": {**SGD, "accumulate": 2}},
         ["`famo`", "a step that accumulates has several", "`accumulate` under `optimizer`"],
     ),
+    "a metric of another shape": (
+        with_metrics("tests.training.test_errors:picky"),
+        ["task `left`, metric `picky`", "only pictures"],
+    ),
+    "a schedule that waits for high values of nothing": (
+        {**schedule("ReduceLROnPlateau", kwargs={"mode": "max"}), "validation": None},
+        ["without validation data it follows the losses", "mode: min"],
+    ),
     "samples of unknown length": (
         {"data": {"target": "tests.networks:Shuffled"}, "train": {"epochs": 1, "conflicts": {"samples": 5}}},
         ["`train.conflicts.samples`", "does not say how many", "train.iterations"],
@@ -135,10 +143,6 @@ def test_an_exported_network_cannot_be_evaluated(recon, config, tmp_path):
 
 
 LATE = {
-    "a metric of another shape": (
-        with_metrics("tests.training.test_errors:picky"),
-        ["task `left`, metric `picky`", "only pictures"],
-    ),
     "a loss": (
         {"tasks": [{**tasks()[0], "loss": "tests.networks:explode_loss"}, tasks()[1]], "validation": None},
         ["the loss of task `left` became inf in iteration 3"],
@@ -174,7 +178,8 @@ def test_a_folder_with_anything_in_it_is_left_alone(recon, config):
     recon("train", path, "-o", "out", "--force").succeeds()
     assert Path("out/mine").read_text() == "mine"
     Path("file").write_text("")
-    recon("train", path, "-o", "file", "--force").refuses("is a file, but a folder")
+    for place in ("file", "file/in/it"):
+        recon("train", path, "-o", place, "--force").refuses("`", "file` is a file, but a folder")
 
 
 def test_force_costs_no_result_where_the_config_cannot_be_trained(recon, config):
@@ -204,6 +209,12 @@ def test_an_input_is_not_replaced(recon, config):
     recon("train", path, "-o", "out", "--force", "--checkpoint", best).refuses("is an input of the training")
     assert best.read_bytes() == before
     recon("train", path, "-o", "other", "--checkpoint", best).succeeds()
+
+
+def test_data_without_a_whole_batch_is_said_so(recon, config):
+    data = {"target": "tests.networks:two_task_data", "kwargs": {"size": 4}, "batch_size": 8}
+    path = config(**parts(data=data, train={"epochs": 1, "conflicts": {"every": 2}}))
+    recon("train", path, "-o", "out").refuses("has 4 items, fewer than one batch of 8")
 
 
 def test_validation_data_has_to_last_for_every_evaluation(recon, config):
