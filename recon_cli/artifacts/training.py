@@ -85,6 +85,8 @@ class Results(Document):
 
     SCHEMA: ClassVar[str] = "recon.results/1"
     MADE_BY: ClassVar[str] = "recon train"
+    FILE: ClassVar[str] = "results.json"
+    """What it is called in the folder of a training."""
 
     tasks: tuple[str, ...]
     single_task: bool = Field(description="whether every task has a network of its own")

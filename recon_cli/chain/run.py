@@ -45,7 +45,7 @@ from recon_cli.training.evaluation import criteria_of
 from recon_cli.training.folder import TrainingFolder
 from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
-from recon_cli.training.run import RESULTS, network_folder, train
+from recon_cli.training.run import network_folder, train
 from recon_cli.training.trackers import check_installed
 from recon_cli.updating.rule_groups import RuleGroups
 
@@ -235,7 +235,7 @@ class _Chain:
         for seed in networks:
             self._train_from(trained.name, seed, asked, inputs, networks[seed])
         results = results_of([Training.read(each.document) for seed in networks for each in networks[seed]], asked)
-        path = folder / RESULTS
+        path = folder / Results.FILE
         if not path.exists() or path.read_bytes() != results.to_bytes():
             results.write(path, overwrite=True)
 
@@ -259,7 +259,8 @@ class _Chain:
     def _compare(self) -> RunReport:
         self._observer.begins("compare", "compare")
         runs = {
-            each.name: ResultRun(each.name, Results.read(self._folder / each.name / RESULTS)) for each in self._networks
+            each.name: ResultRun(each.name, Results.read(self._folder / each.name / Results.FILE))
+            for each in self._networks
         }
         single = runs.get(SINGLE_TASK)
         results = compare_results(list(runs.values()), single_task=single)

@@ -35,9 +35,8 @@ class Optimization:
         if not self._parameters:
             raise ReconError("the model has no trainable parameter")
         self._optimizer = _make_optimizer(config, self._parameters)
-        self._scheduler, self._per = _make_scheduler(config, self._optimizer), ""
-        if config.scheduler is not None:
-            self._per = config.scheduler.per
+        self._scheduler = _make_scheduler(config, self._optimizer)
+        self._per = None if config.scheduler is None else config.scheduler.per
         self._follows = isinstance(self._scheduler, lr_scheduler.ReduceLROnPlateau)
         if self._follows and self._per == "step":
             raise ReconError(

@@ -11,8 +11,6 @@ from recon_cli.artifacts.run_files import run_files, same_file
 from recon_cli.artifacts.training import Results
 from recon_cli.errors import ReconError
 
-_RESULTS = "results.json"
-
 
 @dataclass(frozen=True)
 class Run:
@@ -40,14 +38,14 @@ class RunFiles:
         :param single_task: that of the single-task networks, which comes last if it is none of the others.
         :raises ReconError: if there are fewer than two runs, or one is named twice.
         """
-        files = run_files(paths, _RESULTS)
+        files = run_files(paths, Results.FILE)
         if single_task is None:
             place = None
         else:
-            (baseline,) = run_files([single_task], _RESULTS)
+            (baseline,) = run_files([single_task], Results.FILE)
             place = next((place for place, file in enumerate(files) if same_file(file, baseline)), len(files))
             if place == len(files):
-                files = run_files([*files, baseline], _RESULTS)
+                files = run_files([*files, baseline], Results.FILE)
         if len(files) < 2:
             raise ReconError("one run is given, but a comparison needs two or more")
         return cls(files, place)
@@ -71,4 +69,4 @@ def run_names(files: Sequence[Path]) -> list[str]:
 def _name(file: Path) -> str:
     if file == STANDARD_STREAM:
         return str(file)
-    return file.absolute().parent.name if file.name == _RESULTS else file.stem
+    return file.absolute().parent.name if file.name == Results.FILE else file.stem

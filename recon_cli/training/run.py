@@ -31,9 +31,6 @@ from recon_cli.training.request import TrainRequest
 from recon_cli.training.results import results_of
 from recon_cli.training.trackers import check_installed
 
-RESULTS = "results.json"
-"""What the folder of a training holds besides those of its networks."""
-
 
 @dataclass(frozen=True)
 class _Network:
@@ -105,7 +102,7 @@ def train(
         results = results_of(trained, request)
         with ranks.together():
             if ranks.rank == 0:
-                results.write(output / RESULTS, overwrite=True)
+                results.write(output / Results.FILE, overwrite=True)
     return results
 
 
@@ -138,7 +135,7 @@ def _clear(output: Path, networks: Sequence[_Network]) -> None:
     """Remove what an earlier training of these networks left."""
     for network in networks:
         network.folder.clear()
-    (output / RESULTS).unlink(missing_ok=True)
+    (output / Results.FILE).unlink(missing_ok=True)
 
 
 def _train(
