@@ -26,10 +26,11 @@ from recon_cli.branching.split import manifest_path, run_split
 from recon_cli.chain.network import write_network
 from recon_cli.chain.observer import Observer
 from recon_cli.chain.request import RunRequest
-from recon_cli.chain.sources import file_digests, source_digests
+from recon_cli.chain.sources import source_digests
 from recon_cli.chain.stages import Stage
 from recon_cli.chain.steps import Steps
 from recon_cli.chain.variants import RECON, Variant, slug, variants
+from recon_cli.checkpoints.identity import checkpoint_digest
 from recon_cli.conflicts.compare import compare_conflicts
 from recon_cli.conflicts.runs import Run as ConflictRun
 from recon_cli.errors import ReconError, quoted
@@ -175,7 +176,7 @@ class _Chain:
     def _split_as(self, variant: Variant, checkpoint: Path) -> None:
         output = self._branched(variant)
         inputs = {
-            "checkpoint": file_digests(checkpoint),
+            "checkpoint": checkpoint_digest(checkpoint),
             "ranking": digest_file(self._ranking),
             "selection": variant.selection,
             "recon": __version__,
@@ -359,7 +360,7 @@ class _Chain:
         loaded = self._request.config
         return {
             "sources": source_digests(loaded),
-            "files": [file_digests(file) for file in loaded.files[1:] if file.is_file()],
+            "files": [checkpoint_digest(file) for file in loaded.files[1:] if file.exists()],
             "recon": __version__,
             "torch": version("torch"),
             "device": self._request.device,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from recon_cli.artifacts.digests import digest_file
-from recon_cli.checkpoints.sharded_source import is_index, read_index, shard_path
 from recon_cli.config.schema import LoadedConfig
 
 _TARGET = "target"
@@ -23,15 +22,6 @@ def source_digests(loaded: LoadedConfig) -> dict[str, str]:
     names = {target.partition(":")[0].split(".")[0] for target in _targets(loaded.config.model_dump())}
     files = sorted(file for name in names for file in _files(loaded.folder, name))
     return {file.relative_to(loaded.folder).as_posix(): digest_file(file) for file in files}
-
-
-def file_digests(path: Path) -> list[str]:
-    """The digest of a file, and of the shards that it names if it is an index.
-
-    :raises ReconError: if it is an index that cannot be read.
-    """
-    shards = sorted({*read_index(path)[0].values()}) if is_index(path) else []
-    return [digest_file(file) for file in (path, *(shard_path(path, name) for name in shards)) if file.is_file()]
 
 
 def _targets(content: Any) -> Iterator[str]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon_cli.artifacts.digests import digest_file
 from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.branching.manifests import find_manifest
+from recon_cli.checkpoints.identity import checkpoint_digest
 from recon_cli.checkpoints.state_dict import load_into
 from recon_cli.config.loading import config_error
 from recon_cli.config.schema import LoadedConfig
@@ -53,6 +54,13 @@ class Experiment:
     warnings: tuple[str, ...] = ()
     is_sharded: bool = False
 
+    def align(self, ranks: Ranks, seed: int) -> None:
+        """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
+        if not self.is_sharded:
+            ranks.copy_first([*self.model.parameters(), *self.model.buffers()])
+        if ranks.rank > 0:
+            torch.manual_seed(seed + ranks.rank)
+
 
 def build_experiment(
     loaded: LoadedConfig,
@@ -87,7 +95,7 @@ def build_experiment(
         load_into(network.module, source)
     model = network.module if branching is None else branching.branch(network.module, config.task_names)
     if checkpoint is not None:
-        load_into(model, checkpoint)
+        _load_start(model, checkpoint, is_branched=branching is not None)
     if sharded:
         shard(model, ranks, device)
     used = checkpoint or source
@@ -100,11 +108,20 @@ def build_experiment(
         device,
         network.module,
         None if branching is None else branching.manifest,
-        None if used is None else digest_file(used),
+        None if used is None else checkpoint_digest(used),
         network.digest,
         network.warnings,
         sharded,
     )
+
+
+def _load_start(model: nn.Module, checkpoint: Path, *, is_branched: bool) -> None:
+    try:
+        load_into(model, checkpoint)
+    except ReconError as error:
+        if is_branched or checkpoint.is_dir() or find_manifest(checkpoint) is None:
+            raise
+        raise ReconError(error.message, "it is branched; `recon train` takes it with --manifest as well") from None
 
 
 def _check_targets(loaded: LoadedConfig) -> None:

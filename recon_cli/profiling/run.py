@@ -114,7 +114,7 @@ def profile(
         # Only when all ranks have come so far, so that none of them leaves an empty folder behind.
         with ranks.together():
             state = _begin(folder, observer, resume=resume) if folder is not None else None
-        run.align(seed)
+        run.experiment.align(ranks, seed)
         state = ranks.from_first(state)
         if state is not None:
             with ranks.together():
@@ -207,12 +207,6 @@ class _Run:
         self.recording = Recording(self.measurement, sampling, log, _memory_limit(request))
         self.training = Training(self.experiment, method, recorder=self.recording, ranks=ranks, seed=seed)
         self._origin = Origin(method, seed, request.config.digest, self.steps)
-
-    def align(self, seed: int) -> None:
-        """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
-        self._ranks.copy_first([*self.experiment.model.parameters(), *self.experiment.model.buffers()])
-        if self._ranks.rank > 0:
-            torch.manual_seed(seed + self._ranks.rank)
 
     def train(self, observer: Observer, keeper: StateKeeper | None, *, more_follows: bool) -> None:
         """Make the steps that are left.

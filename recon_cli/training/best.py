@@ -7,7 +7,7 @@ from statistics import fmean
 
 from recon_cli.artifacts.training import Criterion, Figures
 from recon_cli.config.schema import LOSS
-from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.errors import ReconError, did_you_mean, listed, quoted
 
 
 class BestBy:
@@ -30,7 +30,8 @@ class BestBy:
         if not found:
             known = sorted({each.name for each in criteria} | {f"{each.task}/{each.name}" for each in criteria})
             raise ReconError(
-                f"`train.best` names {quoted(name)}, which is not evaluated", f"name one of {listed(known, len(known))}"
+                f"`train.best` names {quoted(name)}, which is not evaluated",
+                did_you_mean(name, known) or f"name one of {listed(known, len(known))}",
             )
         own = [each for each in criteria if each.task in tasks]
         found = [each for each in own if each in found] or [each for each in own if each.name == LOSS]

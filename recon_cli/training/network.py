@@ -126,13 +126,6 @@ class NetworkRun:
         if self._evaluator is not None:
             self._evaluator.try_out()
 
-    def align(self) -> None:
-        """Let all ranks start from the weights of the first, and draw random numbers of their own from then on."""
-        if not self.experiment.is_sharded:
-            self._ranks.copy_first([*self.experiment.model.parameters(), *self.experiment.model.buffers()])
-        if self._ranks.rank > 0:
-            torch.manual_seed(self._seed + self._ranks.rank)
-
     def train(self, observer: Observer, keeper: StateKeeper, *, is_last: bool) -> None:
         """Make the steps that are left.
 

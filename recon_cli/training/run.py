@@ -16,6 +16,7 @@ from recon_cli.artifacts.digests import digest_file
 from recon_cli.artifacts.document import STANDARD_STREAM
 from recon_cli.artifacts.publish import make_folder
 from recon_cli.artifacts.training import Results, Training
+from recon_cli.checkpoints.identity import checkpoint_digest
 from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.ranks import Ranks, joined_ranks
@@ -173,7 +174,7 @@ def _train(
             if ranks.rank == 0 and clear is not None:
                 clear()
             state = _begin(run, folder, observer, resume=resume) if ranks.rank == 0 else None
-        run.align()
+        run.experiment.align(ranks, network.seed)
         state = run.from_first(state)
         if state is not None:
             with ranks.together():
@@ -221,7 +222,7 @@ def _finished(request: TrainRequest, network: _Network) -> Training | None:
         "method": request.rule.model_dump_json(),
         "epochs": epochs,
         "iterations": iterations,
-        "checkpoint": None if checkpoint is None else digest_file(checkpoint),
+        "checkpoint": None if checkpoint is None else checkpoint_digest(checkpoint),
         "model": None if (file := request.config.network_file) is None else digest_file(file),
     }
     was = {

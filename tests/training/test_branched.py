@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import SGD
@@ -126,6 +128,33 @@ def test_it_starts_from_branched_weights_or_branches_those_that_the_config_names
     load_into(start, checkpoint)
     models = two_networks(split, start)
     assert_trained_so(recon, models, train_both(models))
+
+
+def test_branched_weights_without_their_manifest_are_refused_with_the_way_out(recon, path, split):
+    recon("train", path, "-o", "out", "--checkpoint", "branched.safetensors").refuses(
+        "`branched.safetensors` does not fit the model", "takes it with --manifest as well"
+    )
+    assert not Path("out").exists()
+
+
+def test_a_folder_of_shards_is_a_checkpoint_and_another_shard_another_training(recon, path, checkpoint):
+    state = load_file(checkpoint)
+    shards = {f"model-{place}.safetensors": {key: state[key]} for place, key in enumerate(sorted(state))}
+    folder = Path("start")
+    folder.mkdir()
+    for name, part in shards.items():
+        save_file(part, folder / name)
+    weight_map = {key: name for name, part in shards.items() for key in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    recon("train", path, "-o", "whole", "--checkpoint", checkpoint, "--epochs", 1).succeeds()
+    recon("train", path, "-o", "out", "--checkpoint", folder, "--epochs", 1).succeeds()
+    whole, sharded = weights(Path("whole/seed-0/last.safetensors")), weights(LAST)
+    assert all(torch.equal(whole[name], value) for name, value in sharded.items())
+    again = ["train", path, "-o", "out", "--checkpoint", folder, "--epochs", 1, "--resume"]
+    recon(*again).succeeds()
+    name, part = next(iter(shards.items()))
+    save_file({key: value + 1 for key, value in part.items()}, folder / name)
+    recon(*again).refuses("checkpoint")
 
 
 def test_a_branched_training_goes_on_from_branched_weights_of_an_earlier_one(recon, config, path, split):

@@ -73,6 +73,7 @@ CONFIGS = {
     "a metric twice": (with_metrics("accuracy", "accuracy"), ["two metrics are called 'accuracy'"]),
     "a metric that is called loss": (with_metrics({"target": "accuracy", "name": "loss"}), ["called 'loss'"]),
     "the best": ({"train": {"best": "miou"}}, ["`train.best` names `miou`", "`left/accuracy`", "`loss`"]),
+    "the best, misspelt": ({"train": {"best": "acuracy"}}, ["names `acuracy`", "did you mean `accuracy`?"]),
     "the best of a task": ({"train": {"best": "up/accuracy"}}, ["names `up/accuracy`"]),
     "the best of both kinds": (
         {
