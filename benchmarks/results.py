@@ -1,11 +1,11 @@
 """The tables of docs/results.md, from the folders that `recon run` wrote.
 
-    python -m benchmarks.results joint methods            # show them
-    python -m benchmarks.results joint methods --write    # and put them into the page
+    python -m benchmarks.results joint methods --profiles 0.json 1.json 2.json            # show them
+    python -m benchmarks.results joint methods --profiles 0.json 1.json 2.json --write    # and put them into the page
 
 The folders hold ways of training one network on one data set; the first one has the joint training that all are
-compared with, and the single-task networks. The paper's numbers stand beside ours where it has them: Recon (ICLR 2023),
-Tables 1, 6, 7, 11, 12 and 14.
+compared with, and the single-task networks. The profiles are of whole trainings, one of each seed. The paper's numbers
+stand beside ours where it has them: Recon (ICLR 2023), Tables 1, 6, 7, 11, 12 and 14.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from recon_cli.artifacts.conflict_comparison import ConflictComparison
+from recon_cli.artifacts.conflict_comparison import ComparedRun, ConflictComparison
 from recon_cli.artifacts.result_comparison import ComparedResults, ResultComparison
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.training import Results, Statistic
@@ -123,67 +123,74 @@ def _results_row(run: ComparedResults) -> list[str]:
     ]
 
 
-def conflicts_table(comparison: ConflictComparison) -> str:
-    """How the cosines are distributed, and by how much conflicts were reduced (Table 6)."""
+def conflicts_table(seeds: Sequence[ConflictComparison]) -> str:
+    """How the cosines are distributed, and by how much conflicts were reduced (Table 6), over the seeds."""
     intervals = ["[0, 1]", "[-0.01, 0)", "[-0.02, -0.01)", "[-0.03, -0.02)", "[-1, -0.03)"]
-    rows = [
-        [
-            run.name,
-            *(f"{100 * mass.share:.2f}" for mass in run.masses),
-            beside(run.reduction_percent),
-            ""
-            if run.reduction_confidence is None
-            else f"{run.reduction_confidence[0]:.0f} to {run.reduction_confidence[1]:.0f}",
-            beside(REDUCTIONS.get(run.name)),
-        ]
-        for run in comparison.runs
+    rows = [_conflicts_row(runs) for runs in zip(*(each.runs for each in seeds), strict=True)]
+    return table(["network", *intervals, "reduction, %", "paper"], rows)
+
+
+def _conflicts_row(seeds: Sequence[ComparedRun]) -> list[str]:
+    name = seeds[0].name
+    shares = zip(*([mass.share for mass in run.masses] for run in seeds), strict=True)
+    reductions = [run.reduction_percent for run in seeds if run.reduction_percent is not None]
+    return [
+        name,
+        *(percents(Statistic.of(share)) for share in shares),
+        percents(Statistic.of(reductions), 1) if reductions else "",
+        beside(REDUCTIONS.get(name)),
     ]
-    return table(["network", *intervals, "reduction, %", "95% interval", "paper"], rows)
 
 
 def stages_table(scores: Sequence[Scores]) -> str:
-    """Distances between rankings by quarters of the training (Eq. 22, Table 12), for each seed."""
+    """Distances between rankings by quarters of the training (Eq. 22, Table 12), and of one quarter by seeds."""
     found = [{stage: rank(each, SEVERITY, stage).names for stage in (1, 2, 3, 4)} for each in scores]
-    return table(
-        ["quarters", *(f"seed {each.seed}" for each in scores), "paper"],
-        [
-            [
-                f"{a} and {b}",
-                *(f"{layer_distance(of_seed[a], of_seed[b]):.2f}" for of_seed in found),
-                beside(STAGES[a, b]),
-            ]
-            for a, b in combinations((1, 2, 3, 4), 2)
-        ],
-    )
+    quarters = [
+        [f"{a} and {b}", distances((of_seed[a], of_seed[b]) for of_seed in found), beside(STAGES[a, b])]
+        for a, b in combinations((1, 2, 3, 4), 2)
+    ]
+    seeds = [
+        [f"{stage}, of two seeds", distances(combinations([of_seed[stage] for of_seed in found], 2)), ""]
+        for stage in (1, 2, 3, 4)
+    ]
+    return table(["quarters", "distance", "paper"], [*quarters, *seeds])
 
 
-def rules_table(scores: Mapping[str, Scores]) -> str:
-    """Distances between rankings by update rules (Eq. 22, Table 14), of the whole training of one seed."""
-    names = {rule: rank(each, SEVERITY, None).names for rule, each in scores.items()}
-    rows = [
-        [f"{a} and {b}", f"{layer_distance(names[a], names[b]):.2f}", beside(RULES.get((a, b), RULES.get((b, a))))]
+def rules_table(scores: Mapping[str, Sequence[Scores]]) -> str:
+    """Distances between rankings by update rules (Eq. 22, Table 14) of one seed, and by seeds of one rule."""
+    names = {rule: [rank(each, SEVERITY, None).names for each in seeds] for rule, seeds in scores.items()}
+    rules = [
+        [f"{a} and {b}", distances(zip(names[a], names[b], strict=True)), beside(RULES.get((a, b), RULES.get((b, a))))]
         for a, b in combinations(names, 2)
     ]
-    return table(["rules", "distance", "paper"], rows)
+    seeds = [[f"{rule}, of two seeds", distances(combinations(names[rule], 2)), ""] for rule in names]
+    return table(["rules", "distance", "paper"], [*rules, *seeds])
 
 
-def sections(folders: Sequence[Path]) -> dict[str, str]:
+def distances(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> str:
+    """Mean and deviation of the distances of several pairs of rankings (Eq. 22)."""
+    return percents(Statistic.of([layer_distance(a, b) for a, b in pairs]), 1)
+
+
+def sections(folders: Sequence[Path], profiles: Sequence[Path]) -> dict[str, str]:
     """Every table, by its name in the page."""
     ways = trained(folders)
     results = {name: ResultRun(name, Results.read(folder / "results.json")) for name, folder in ways.items()}
     order = sorted(results, key=lambda name: (name != "joint", not name.startswith("joint"), name == "single-task"))
     compared = compare_results([results[name] for name in order], single_task=results["single-task"])
-    seed = results["joint"].results.seeds[0]
-    measured = {name: ways[name] / f"seed-{seed}" / "scores.json" for name in order if name != "single-task"}
-    scores = {name: Scores.read(file) for name, file in measured.items()}
-    shared = {name: each for name, each in scores.items() if "-" not in name}
-    of_joint = [Scores.read(file) for file in sorted(ways["joint"].glob("seed-*/scores.json"))]
-    conflicts = compare_conflicts([ConflictRun(*item) for item in scores.items()], edges=EDGES, bound=BOUND)
+    measured = {
+        name: [Scores.read(ways[name] / f"seed-{seed}" / "scores.json") for seed in results["joint"].results.seeds]
+        for name in order
+        if name != "single-task"
+    }
+    by_seed = [list(zip(measured, scores, strict=True)) for scores in zip(*measured.values(), strict=True)]
+    conflicts = [compare_conflicts([ConflictRun(*one) for one in runs], edges=EDGES, bound=BOUND) for runs in by_seed]
     return {
         "results": results_table(compared),
         "conflicts": conflicts_table(conflicts),
-        "stages": stages_table(of_joint),
-        "rules": rules_table(shared),
+        "stages": stages_table([Scores.read(profile) for profile in profiles]),
+        # The branched networks have other layers to rank.
+        "rules": rules_table({name: scores for name, scores in measured.items() if "-" not in name}),
     }
 
 
@@ -200,9 +207,10 @@ def main() -> None:
     """Show the tables, and put them into the page if that is asked for."""
     parser = argparse.ArgumentParser(description="The tables of docs/results.md.")
     parser.add_argument("folders", type=Path, nargs="+", help="folders that `recon run` wrote")
+    parser.add_argument("--profiles", type=Path, nargs="+", required=True, help="scores of whole trainings, by seed")
     parser.add_argument("--write", action="store_true", help="write the tables into docs/results.md")
     arguments = parser.parse_args()
-    tables = sections(arguments.folders)
+    tables = sections(arguments.folders, arguments.profiles)
     print("\n".join(tables.values()))
     if arguments.write:
         PAGE.write_text(page_with(PAGE.read_text(), tables))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -74,6 +76,12 @@ class Statistic(Record):
     mean: float
     deviation: float | None = Field(ge=0, description="standard deviation of a sample; null for one seed")
     values: tuple[float, ...] = Field(description="in the order of the seeds")
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Statistic:
+        """Mean and deviation of one value or more."""
+        deviation = stdev(values) if len(values) > 1 else None
+        return cls(mean=fmean(values), deviation=deviation, values=tuple(values))
 
 
 Statistics = dict[str, dict[str, Statistic | None]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
 
 from recon_cli.artifacts.training import Evaluation, Results, Statistic, Statistics, Training
 from recon_cli.training.request import TrainRequest
@@ -51,6 +50,4 @@ def _over_seeds(
 
 def _statistic(values: Sequence[float | None]) -> Statistic | None:
     known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return None
-    return Statistic(mean=fmean(known), deviation=stdev(known) if len(known) > 1 else None, values=tuple(known))
+    return Statistic.of(known) if len(known) == len(values) else None
