@@ -16,11 +16,14 @@ from pydantic import Field, model_validator
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.method import Method
+from recon_cli.artifacts.series import Between, FeatureSeries, Series
 from recon_cli.artifacts.versions import Versions
 from recon_cli.errors import ReconError, listed, number
 
 HISTOGRAM_BINS = 400
 BIN_WIDTH = 2 / HISTOGRAM_BINS
+Z_LEVELS = (-1.0, -2.0, -3.0)
+"""In units of 1 / sqrt(d), the standard deviation of the cosine of random directions in d dimensions."""
 
 _ROUNDING = 1e-6
 
@@ -74,15 +77,30 @@ class LayerStage(Record):
     non_finite: int = Field(ge=0, description="pairs left out because a gradient held NaN or an infinity")
     iterations: int = Field(ge=0, description="iterations in which at least one pair was measured")
     conflicts: tuple[Count, ...] = Field(description="S-conflict score for each of the severities")
+    z_conflicts: tuple[Count, ...] | None = Field(
+        default=None,
+        description="for each of the `z_levels`, the pairs with cos sqrt(d) strictly below it, d the layer's number of "
+        "parameters; null where the gradient is not that of one layer",
+    )
     histogram: Histogram
     gds: float | None = Field(
         ge=-1, le=1, description="gradient direction similarity: mean cosine of the pairs; null without pairs"
+    )
+    deviation: float | None = Field(
+        default=None, ge=0, description="standard deviation of the cosines of the pairs; null without pairs"
     )
     gms: float | None = Field(
         ge=0,
         le=1,
         description="gradient magnitude similarity: mean of 2|g_i||g_j| / (|g_i|^2 + |g_j|^2) over the pairs, "
         "1 where both norms are 0; null without pairs",
+    )
+    opposition: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="magnitude-weighted conflict: mean of max(0, -2<g_i, g_j> / (|g_i|^2 + |g_j|^2)) over the pairs; "
+        "null without pairs",
     )
     norms: tuple[Norm | None, ...] = Field(
         description="for each task, the mean norm of its gradient of the layer; null where it never had one"
@@ -93,7 +111,7 @@ class LayerStage(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> LayerStage:
-        if any(count > self.pairs for count in self.conflicts):
+        if any(count > self.pairs for count in (*self.conflicts, *(self.z_conflicts or ()))):
             raise ValueError("there are more conflicts than pairs")
         if sum(self.histogram.counts) != self.pairs:
             raise ValueError("the histogram does not add up to the pairs")
@@ -141,6 +159,8 @@ class ScoredLayer(Record):
     bytes: int = Field(ge=0)
     tasks: tuple[str, ...] = Field(description="tasks whose losses reach the layer")
     stages: tuple[LayerStage, ...]
+    series: Series | None = Field(default=None, description="what was counted in each of the `windows`")
+    between: Between | None = Field(default=None, description="what was counted between each two tasks")
 
 
 class ScoredFeature(Record):
@@ -149,6 +169,7 @@ class ScoredFeature(Record):
     name: str = Field(description="of the module whose output it is")
     tasks: tuple[str, ...] = Field(description="tasks whose losses reach it")
     stages: tuple[FeatureStage, ...]
+    series: FeatureSeries | None = Field(default=None, description="what was counted in each of the `windows`")
 
 
 class UnrankedLayer(Record):
@@ -175,6 +196,9 @@ class Scores(Document):
     iterations: int = Field(ge=0, description="steps measured")
     iterations_requested: int = Field(ge=1, description="steps that were to be measured")
     stage_iterations: tuple[Count, ...] = Field(min_length=1, description="iterations measured in each stage")
+    windows: tuple[Count, ...] = Field(
+        default=(), description="iterations measured in each window of time: equal parts, but for the last"
+    )
     task_iterations: tuple[Count, ...] = Field(description="measured iterations in which each task had a loss")
     pair_iterations: tuple[Count, ...] = Field(
         description="measured iterations in which both tasks of a pair had a loss, in the order (0, 1), (0, 2), ..."
@@ -184,6 +208,7 @@ class Scores(Document):
     device: str
     batch_restarts: int = Field(ge=0, description="how often the data was started over")
     severities: tuple[float, ...]
+    z_levels: tuple[float, ...] = ()
     histogram_bins: Literal[400] = 400
     config_digest: str | None
     model_digest: str | None = Field(
@@ -192,6 +217,8 @@ class Scores(Document):
     checkpoint_digest: str | None
     versions: Versions
     trunk: tuple[LayerStage, ...] = Field(description="the same for all shared layers' gradients as one vector")
+    trunk_series: Series | None = None
+    trunk_between: Between | None = None
     layers: tuple[ScoredLayer, ...]
     features: tuple[ScoredFeature, ...] = Field(
         default=(), description="shared representations that were named; they take no part in a ranking"
@@ -215,6 +242,7 @@ class Scores(Document):
                 raise ValueError(f"layer {layer.name!r} is reached by tasks that are not there")
             self._check_stages(f"layer {layer.name!r}", layer.stages, layer.tasks)
         self._check_features()
+        self._check_series()
         if self.flow is not None and self.flow.tasks != self.tasks:
             raise ValueError("the data flow is of other tasks")
         return self
@@ -230,6 +258,27 @@ class Scores(Document):
                     raise ValueError(f"{name} was measured in more iterations than its stage has")
                 if stage.fd is not None and stage.fd > log(len(feature.tasks) or 1) + _ROUNDING:
                     raise ValueError(f"{name} has an FD above the logarithm of the number of its tasks")
+
+    def _check_series(self) -> None:
+        if self.windows and sum(self.windows) != self.iterations:
+            raise ValueError("the iterations of the windows do not add up")
+        parts: list[tuple[str, Sequence[LayerStage], Series | None, Between | None]] = [
+            ("the trunk", self.trunk, self.trunk_series, self.trunk_between),
+            *((f"layer {layer.name!r}", layer.stages, layer.series, layer.between) for layer in self.layers),
+            *((f"feature {feature.name!r}", feature.stages, feature.series, None) for feature in self.features),
+        ]
+        for name, stages, series, between in parts:
+            counted = sum(stage.pairs for stage in stages)
+            conflicts = [sum(column) for column in zip(*(stage.conflicts for stage in stages), strict=True)]
+            if series is not None and len(series.pairs) != len(self.windows):
+                raise ValueError(f"{name} has not one entry per window")
+            if between is not None and len(between.pairs) != comb(len(self.tasks), 2):
+                raise ValueError(f"{name} has not one entry per pair of tasks")
+            for part in (series, between):
+                if part is None:
+                    continue
+                if sum(part.pairs) != counted or [sum(row) for row in part.conflicts] != conflicts:
+                    raise ValueError(f"{name} does not count the same over time, or between tasks, as in its stages")
 
     def _check_presence(self) -> None:
         tasks = len(self.tasks)
@@ -250,6 +299,8 @@ class Scores(Document):
             raise ValueError(f"{name} has not one entry per stage")
         if any(len(stage.conflicts) != len(self.severities) for stage in stages):
             raise ValueError(f"{name} has not one count per severity")
+        if any(len(stage.z_conflicts or self.z_levels) != len(self.z_levels) for stage in stages):
+            raise ValueError(f"{name} has not one count per z level")
         if any(len(stage.norms) != len(self.tasks) for stage in stages):
             raise ValueError(f"{name} has not one norm per task")
         for stage, iterations in zip(stages, self.stage_iterations, strict=True):

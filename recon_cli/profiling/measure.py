@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from recon_cli.artifacts.scores import LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
+from recon_cli.artifacts.scores import Z_LEVELS, LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.gradients.engine import LayerGrams
@@ -52,6 +52,7 @@ class Measurement:
             self.settings.stages,
             self.settings.severities,
             features,
+            [layer.size for layer in self.tallied],
         )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
         self.features_reached = torch.zeros(features, len(self.tasks), dtype=torch.bool)
@@ -186,6 +187,26 @@ class Measurement:
         """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""
         return self.tally.layer_stages(len(self.tallied))
 
+    def counted(self) -> dict[str, Any]:
+        """What of the scores document is measured, by its names there."""
+        tally, trunk = self.tally, len(self.tallied)
+        return {
+            "tasks": self.tasks,
+            "iterations": self.iterations,
+            "stage_iterations": tally.stage_iterations(),
+            "windows": tally.windows(),
+            "task_iterations": tally.task_iterations(),
+            "pair_iterations": tally.pair_iterations(),
+            "severities": tuple(self.settings.severities),
+            "z_levels": Z_LEVELS,
+            "trunk": self.trunk(),
+            "trunk_series": tally.layer_series(trunk),
+            "trunk_between": tally.between(trunk),
+            "layers": self.scored_layers(),
+            "features": self.scored_features(),
+            "unranked": self.unranked_layers(),
+        }
+
     def scored_layers(self) -> tuple[ScoredLayer, ...]:
         """The shared layers and their counts, in the network's order."""
         return tuple(
@@ -198,6 +219,8 @@ class Measurement:
                 bytes=layer.bytes,
                 tasks=self._tasks_of(self.reached[index]),
                 stages=self.tally.layer_stages(index),
+                series=self.tally.layer_series(index),
+                between=self.tally.between(index),
             )
             for index in self.shared()
             for layer in [self.tallied[index]]
@@ -206,7 +229,12 @@ class Measurement:
     def scored_features(self) -> tuple[ScoredFeature, ...]:
         """The shared representations that the settings name, and what was measured of them."""
         return tuple(
-            ScoredFeature(name=name, tasks=self._tasks_of(row), stages=self.tally.feature_stages(index))
+            ScoredFeature(
+                name=name,
+                tasks=self._tasks_of(row),
+                stages=self.tally.feature_stages(index),
+                series=self.tally.feature_series(index),
+            )
             for index, (name, row) in enumerate(zip(self.settings.features, self.features_reached, strict=True))
         )
 

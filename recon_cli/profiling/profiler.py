@@ -145,27 +145,18 @@ class ConflictProfiler(InLoop):
         measurement.check_measured()
         requested = self._sampling.steps or 0
         return Scores(
-            tasks=self.tasks,
+            **measurement.counted(),
             complete=self._step >= requested,
             steps=self._step,
             steps_requested=max(self._step, requested),
-            iterations=measurement.iterations,
             iterations_requested=max(measurement.iterations, self._sampling.count(requested)),
-            stage_iterations=measurement.tally.stage_iterations(),
-            task_iterations=measurement.tally.task_iterations(),
-            pair_iterations=measurement.tally.pair_iterations(),
             method=self._method,
             seed=None,
             device=device_name(next(self._model.parameters()).device),
             batch_restarts=0,
-            severities=tuple(measurement.settings.severities),
             config_digest=None,
             checkpoint_digest=None,
             versions=Versions(recon=__version__, torch=torch.__version__),
-            trunk=measurement.trunk(),
-            layers=measurement.scored_layers(),
-            features=measurement.scored_features(),
-            unranked=measurement.unranked_layers(),
             flow=self._flow,
         )
 

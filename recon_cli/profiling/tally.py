@@ -1,19 +1,38 @@
-"""Counting over iterations: S-conflict scores, histograms, similarities, norms, and what could not be counted."""
+"""Counting over iterations: S-conflict scores, histograms, similarities, norms, and what could not be counted.
+
+Everything is counted by the stage of the run; some of it by the pair of tasks, and by windows of time, as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Any
 
 import torch
 
-from recon_cli.artifacts.scores import HISTOGRAM_BINS, FeatureStage, Histogram, LayerStage, histogram_edge
+from recon_cli.artifacts.scores import HISTOGRAM_BINS, Z_LEVELS, FeatureStage, Histogram, LayerStage, histogram_edge
+from recon_cli.artifacts.series import Between, FeatureSeries, Series
 from recon_cli.errors import ReconError, quoted
 from recon_cli.gradients.disentanglement import SaliencyEntropy
 from recon_cli.profiling.cosines import cosines, gradient_norms, magnitude_similarities, pair_indices
+from recon_cli.profiling.windows import Counts, Windows, added
 
-Counts = dict[str, torch.Tensor]
-"""What was counted and summed in one stage, by name."""
+_DECIMALS = 6
+_BETWEEN = "between."
+_WINDOWS = "windows."
+_IN_WINDOWS = ("iterations", "pairs", "conflicts", "z_conflicts", "cosines", "similarities", "oppositions")
+_FEATURES_IN_WINDOWS = ("fd", "fd_iterations")
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """All that was counted so far."""
+
+    stages: tuple[Counts, ...]
+    between: Counts
+    windows: Windows
 
 
 class ConflictTally:
@@ -24,41 +43,64 @@ class ConflictTally:
     :param stages: number of stages.
     :param severities: the severities S at which conflicts are counted.
     :param features: number of shared representations F; they are the last of the layers.
+    :param sizes: the numbers of parameters d of the first layers, those for which cos sqrt(d) is counted.
     """
 
-    def __init__(self, layers: int, tasks: int, stages: int, severities: Sequence[float], features: int = 0) -> None:
+    def __init__(
+        self,
+        layers: int,
+        tasks: int,
+        stages: int,
+        severities: Sequence[float],
+        features: int = 0,
+        sizes: Sequence[int] = (),
+    ) -> None:
+        # Nothing is below NaN, so that nothing is counted where the size is not known.
+        bounds = [[level / sqrt(size) for level in Z_LEVELS] for size in sizes]
+        bounds += [[torch.nan] * len(Z_LEVELS)] * (layers - len(sizes))
+        self._z_bounds = torch.tensor(bounds, dtype=torch.float64).unsqueeze(1)
+        self._sized = len(sizes)
         self._severities = torch.tensor(severities, dtype=torch.float64)
         self._inner_edges = torch.tensor(
             [histogram_edge(index) for index in range(1, HISTOGRAM_BINS)], dtype=torch.float64
         )
         self._first, self._second = pair_indices(tasks)
         self._highest_fd = log(tasks)
-        self._stages = [self._nothing(layers, tasks, features) for _ in range(stages)]
+        self._counted = _Counted(
+            tuple(self._nothing(layers, tasks, features) for _ in range(stages)),
+            self._nothing_between(layers),
+            Windows(),
+        )
 
     def _nothing(self, layers: int, tasks: int, features: int) -> Counts:
-        def counts(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, dtype=torch.int64)
-
-        def sums(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, dtype=torch.float64)
-
         return {
-            "stage_iterations": counts(),
-            "task_iterations": counts(tasks),
-            "pair_iterations": counts(len(self._first)),
-            "pairs": counts(layers),
-            "non_finite": counts(layers),
-            "iterations": counts(layers),
-            "conflicts": counts(layers, len(self._severities)),
-            "histogram": counts(layers, HISTOGRAM_BINS),
-            "cosines": sums(layers),
-            "similarities": sums(layers),
-            "norms": sums(layers, tasks),
-            "norm_iterations": counts(layers, tasks),
-            "fd": sums(features),
-            "fd_iterations": counts(features),
-            "positions": counts(features),
-            "silent_positions": counts(features),
+            "stage_iterations": _counts(),
+            "task_iterations": _counts(tasks),
+            "pair_iterations": _counts(len(self._first)),
+            "pairs": _counts(layers),
+            "non_finite": _counts(layers),
+            "iterations": _counts(layers),
+            "conflicts": _counts(layers, len(self._severities)),
+            "z_conflicts": _counts(layers, len(Z_LEVELS)),
+            "histogram": _counts(layers, HISTOGRAM_BINS),
+            "cosines": _sums(layers),
+            "squares": _sums(layers),
+            "similarities": _sums(layers),
+            "oppositions": _sums(layers),
+            "norms": _sums(layers, tasks),
+            "norm_iterations": _counts(layers, tasks),
+            "fd": _sums(features),
+            "fd_iterations": _counts(features),
+            "positions": _counts(features),
+            "silent_positions": _counts(features),
+        }
+
+    def _nothing_between(self, layers: int) -> Counts:
+        pairs = len(self._first)
+        return {
+            "pairs": _counts(layers, pairs),
+            "conflicts": _counts(layers, pairs, len(self._severities)),
+            "cosines": _sums(layers, pairs),
         }
 
     def add(
@@ -80,35 +122,50 @@ class ConflictTally:
         :param present: bool, [T]: whether the task has a loss.
         :param entropies: of the F representations, [F] each, on the CPU; None if there are none.
         """
-        found = self._count(grams, reached, present)
-        if entropies is not None:
-            found |= self._count_entropies(entropies, reached)
-        # By one assignment, so that an interrupt leaves the iteration counted wholly or not at all.
-        self._stages[stage] = {
-            name: total + found[name] if name in found else total for name, total in self._stages[stage].items()
-        }
-
-    def _count(self, grams: torch.Tensor, reached: torch.Tensor, present: torch.Tensor) -> Counts:
         norms, cosine = gradient_norms(grams), cosines(grams)
         measured = reached[:, self._first] & reached[:, self._second]
         counted = measured & cosine.isfinite()
         below = (cosine.unsqueeze(-1) < self._severities) & counted.unsqueeze(-1)
-        bins = torch.bucketize(cosine.nan_to_num(), self._inner_edges, right=True)
-        histogram = torch.zeros(len(grams), HISTOGRAM_BINS, dtype=torch.int64)
-        known = reached & norms.isfinite()
-        return {
+        known = cosine.where(counted, 0.0)
+        found = {
             "stage_iterations": torch.tensor(1),
             "task_iterations": present,
             "pair_iterations": present[self._first] & present[self._second],
-            "pairs": counted.sum(1),
             "non_finite": (measured & ~counted).sum(1),
-            "iterations": counted.any(1),
             "conflicts": below.sum(1),
+            **self._count_pairs(known, counted, norms),
+            **_count_norms(norms, reached),
+        }
+        if entropies is not None:
+            found |= self._count_entropies(entropies, reached)
+        self._take(stage, found, {"pairs": counted, "conflicts": below, "cosines": known})
+
+    def _take(self, stage: int, found: Counts, between: Counts) -> None:
+        before = self._counted
+        has_entropies = "fd" in found
+        in_window = {name: found[name] for name in (*_IN_WINDOWS, *(_FEATURES_IN_WINDOWS if has_entropies else ()))}
+        # By one assignment, so that an interrupt leaves the iteration counted wholly or not at all.
+        self._counted = _Counted(
+            (*before.stages[:stage], added(before.stages[stage], found), *before.stages[stage + 1 :]),
+            added(before.between, between),
+            before.windows.with_one(in_window),
+        )
+
+    def _count_pairs(self, cosine: torch.Tensor, counted: torch.Tensor, norms: torch.Tensor) -> Counts:
+        """:param cosine: 0 where it is not counted."""
+        similarity = magnitude_similarities(norms).where(counted, 0.0)
+        bins = torch.bucketize(cosine, self._inner_edges, right=True)
+        histogram = torch.zeros(len(cosine), HISTOGRAM_BINS, dtype=torch.int64)
+        return {
+            "pairs": counted.sum(1),
+            "iterations": counted.any(1).long(),
+            "z_conflicts": ((cosine.unsqueeze(-1) < self._z_bounds) & counted.unsqueeze(-1)).sum(1),
             "histogram": histogram.scatter_add_(1, bins, counted.long()),
-            "cosines": cosine.where(counted, 0.0).sum(1),
-            "similarities": magnitude_similarities(norms).where(counted, 0.0).sum(1),
-            "norms": norms.where(known, 0.0),
-            "norm_iterations": known,
+            "cosines": cosine.sum(1),
+            "squares": cosine.square().sum(1),
+            "similarities": similarity.sum(1),
+            # -2 <g_i, g_j> / (|g_i|^2 + |g_j|^2), where that is above 0.
+            "oppositions": (similarity * -cosine.clamp(max=0.0)).sum(1),
         }
 
     def _count_entropies(self, entropies: SaliencyEntropy, reached: torch.Tensor) -> Counts:
@@ -120,27 +177,40 @@ class ConflictTally:
         fd = (entropies.total / entropies.positions).clamp(max=self._highest_fd)
         return {
             "fd": fd.where(measured, 0.0),
-            "fd_iterations": measured,
+            "fd_iterations": measured.long(),
             "positions": entropies.positions.where(counted, 0),
             "silent_positions": entropies.silent.where(counted, 0),
         }
 
     def state(self) -> dict[str, torch.Tensor]:
         """All counts and sums, by name and then by stage."""
-        return {name: torch.stack([stage[name] for stage in self._stages]) for name in self._stages[0]}
+        stages, between = self._counted.stages, self._counted.between
+        return {
+            **{name: torch.stack([stage[name] for stage in stages]) for name in stages[0]},
+            **{_BETWEEN + name: tensor for name, tensor in between.items()},
+            **{_WINDOWS + name: tensor for name, tensor in self._counted.windows.state().items()},
+        }
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over counts that another tally of the same layers, tasks, stages and severities gave.
 
         :raises ReconError: if they are of another shape.
         """
-        for name, own in self.state().items():
-            if name not in state or state[name].shape != own.shape:
+        stages, between = self._counted.stages, self._counted.between
+        shapes = {name: (len(stages), *tensor.shape) for name, tensor in stages[0].items()}
+        shapes |= {_BETWEEN + name: tuple(tensor.shape) for name, tensor in between.items()}
+        for name, shape in shapes.items():
+            if name not in state or tuple(state[name].shape) != shape:
                 raise ReconError(f"the saved counts {quoted(name)} are of other layers, stages or severities")
-        self._stages = [
-            {name: state[name][number].to(own, copy=True) for name, own in stage.items()}
-            for number, stage in enumerate(self._stages)
-        ]
+        windows = {name.removeprefix(_WINDOWS): each for name, each in state.items() if name.startswith(_WINDOWS)}
+        self._counted = _Counted(
+            tuple(
+                {name: state[name][number].to(own, copy=True) for name, own in stage.items()}
+                for number, stage in enumerate(stages)
+            ),
+            {name: state[_BETWEEN + name].to(own, copy=True) for name, own in between.items()},
+            Windows.from_state(windows),
+        )
 
     def score(self, severity: int) -> torch.Tensor:
         """The S-conflict score of every layer so far, [L].
@@ -155,7 +225,7 @@ class ConflictTally:
 
     def stage_iterations(self) -> tuple[int, ...]:
         """How many iterations were counted in each stage."""
-        return tuple(int(stage["stage_iterations"]) for stage in self._stages)
+        return tuple(int(stage["stage_iterations"]) for stage in self._counted.stages)
 
     def task_iterations(self) -> tuple[int, ...]:
         """In how many iterations each task had a loss."""
@@ -167,21 +237,87 @@ class ConflictTally:
 
     def layer_stages(self, layer: int) -> tuple[LayerStage, ...]:
         """What was counted for one layer, stage by stage."""
-        return tuple(_layer_stage(stage, layer) for stage in self._stages)
+        return tuple(_layer_stage(stage, layer, has_size=layer < self._sized) for stage in self._counted.stages)
 
     def feature_stages(self, feature: int) -> tuple[FeatureStage, ...]:
         """What was counted for one shared representation, stage by stage."""
-        return tuple(_feature_stage(stage, feature) for stage in self._stages)
+        return tuple(_feature_stage(stage, feature) for stage in self._counted.stages)
+
+    def windows(self) -> tuple[int, ...]:
+        """How many iterations each window of time holds."""
+        return self._counted.windows.lengths
+
+    def layer_series(self, layer: int) -> Series:
+        """What was counted for one layer, window by window."""
+        return Series(**self._series(layer))
+
+    def feature_series(self, feature: int) -> FeatureSeries:
+        """What was counted for one shared representation, window by window."""
+        stage = self._counted.stages[0]
+        layer = len(stage["pairs"]) - len(stage["fd"]) + feature
+        fd = _means(self._column("fd", feature), self._column("fd_iterations", feature))
+        return FeatureSeries(**self._series(layer), fd=fd)
+
+    def between(self, layer: int) -> Between:
+        """What was counted for one layer between each two tasks."""
+        counted = {name: tensor[layer] for name, tensor in self._counted.between.items()}
+        return Between(
+            pairs=tuple(counted["pairs"].tolist()),
+            conflicts=_rows(counted["conflicts"]),
+            cosines=_means(counted["cosines"], counted["pairs"]),
+        )
+
+    def _series(self, layer: int) -> dict[str, Any]:
+        columns = {name: self._column(name, layer) for name in _IN_WINDOWS}
+        pairs = columns["pairs"]
+        return {
+            "iterations": tuple(columns["iterations"].tolist()),
+            "pairs": tuple(pairs.tolist()),
+            "conflicts": _rows(columns["conflicts"]),
+            "z_conflicts": _rows(columns["z_conflicts"]) if layer < self._sized else (),
+            "gds": _means(columns["cosines"], pairs),
+            "gms": _means(columns["similarities"], pairs),
+            "opposition": _means(columns["oppositions"], pairs),
+        }
+
+    def _column(self, name: str, row: int) -> torch.Tensor:
+        """What was counted by one name in one row, window by window."""
+        # Of no window, too, the shape is known.
+        nothing = self._counted.stages[0][name][row].unsqueeze(0)[:0]
+        return torch.cat([nothing, *(counts[name][row].unsqueeze(0) for counts in self._counted.windows.counts)])
 
     def _total(self, name: str) -> torch.Tensor:
-        return torch.stack([stage[name] for stage in self._stages]).sum(0)
+        return torch.stack([stage[name] for stage in self._counted.stages]).sum(0)
+
+
+def _counts(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+def _sums(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def _count_norms(norms: torch.Tensor, reached: torch.Tensor) -> Counts:
+    known = reached & norms.isfinite()
+    return {"norms": norms.where(known, 0.0), "norm_iterations": known}
+
+
+def _rows(columns: torch.Tensor) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(row) for row in columns.T.tolist())
+
+
+def _means(sums: torch.Tensor, numbers: torch.Tensor) -> tuple[float | None, ...]:
+    pairs = zip(sums.tolist(), numbers.tolist(), strict=True)
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return tuple(round(total / number, _DECIMALS) + 0.0 if number else None for total, number in pairs)
 
 
 def _feature_stage(stage: Counts, feature: int) -> FeatureStage:
     layer = len(stage["pairs"]) - len(stage["fd"]) + feature
     iterations = int(stage["fd_iterations"][feature])
     return FeatureStage(
-        **dict(_layer_stage(stage, layer)),
+        **dict(_layer_stage(stage, layer, has_size=False)),
         fd=float(stage["fd"][feature]) / iterations if iterations else None,
         fd_iterations=iterations,
         positions=int(stage["positions"][feature]),
@@ -189,8 +325,9 @@ def _feature_stage(stage: Counts, feature: int) -> FeatureStage:
     )
 
 
-def _layer_stage(stage: Counts, layer: int) -> LayerStage:
+def _layer_stage(stage: Counts, layer: int, *, has_size: bool) -> LayerStage:
     pairs = int(stage["pairs"][layer])
+    gds = float(stage["cosines"][layer]) / pairs if pairs else None
     norm_iterations = stage["norm_iterations"][layer].tolist()
     return LayerStage(
         pairs=pairs,
@@ -198,8 +335,12 @@ def _layer_stage(stage: Counts, layer: int) -> LayerStage:
         iterations=int(stage["iterations"][layer]),
         conflicts=tuple(stage["conflicts"][layer].tolist()),
         histogram=Histogram.from_counts(stage["histogram"][layer].tolist()),
-        gds=float(stage["cosines"][layer]) / pairs if pairs else None,
+        z_conflicts=tuple(stage["z_conflicts"][layer].tolist()) if has_size else None,
+        gds=gds,
+        # Rounding may take it below 0.
+        deviation=None if gds is None else sqrt(max(0.0, float(stage["squares"][layer]) / pairs - gds**2)),
         gms=float(stage["similarities"][layer]) / pairs if pairs else None,
+        opposition=float(stage["oppositions"][layer]) / pairs if pairs else None,
         norms=tuple(
             total / times if times else None
             for total, times in zip(stage["norms"][layer].tolist(), norm_iterations, strict=True)
