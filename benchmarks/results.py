@@ -21,7 +21,7 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.training import Results, Statistic
 from recon_cli.conflicts.compare import compare_conflicts
 from recon_cli.conflicts.runs import Run as ConflictRun
-from recon_cli.ranking.compare import layer_distance
+from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import rank
 from recon_cli.results.compare import compare_results
 from recon_cli.results.runs import Run as ResultRun

@@ -6,9 +6,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from recon_cli.artifacts.document import Document
+from recon_cli.artifacts.document import Document, Record
 
 Matrix = tuple[tuple[float, ...], ...]
+OptionalMatrix = tuple[tuple[float | None, ...], ...]
+
+
+class Chance(Record):
+    """What measures come to on average for random orders; the similarity is 0.5 then, and tau and rho are 0."""
+
+    distance: float = Field(description="(L^2 - 1) / 3L of L layers")
+    overlap: float = Field(description="k / L")
 
 
 class Comparison(Document):
@@ -24,6 +32,20 @@ class Comparison(Document):
     distance: Matrix = Field(description="Recon, Eq. 22: mean difference of positions")
     similarity: Matrix = Field(description="share of ordered pairs of layers in the same order")
     overlap: Matrix = Field(description="share of the first k layers that are the same")
+    tau: OptionalMatrix = Field(
+        default=(),
+        description="Kendall's tau-b of the scores, of which equal ones are ties; null where all scores of a ranking "
+        "are equal",
+    )
+    rho: OptionalMatrix = Field(
+        default=(),
+        description="Spearman's rho of the scores, of which equal ones share the mean of their places; null where all "
+        "scores of a ranking are equal",
+    )
+    overlap_probability: Matrix = Field(
+        default=(), description="how probable it is that random orders overlap in as many of the first k layers or more"
+    )
+    chance: Chance | None = Field(default=None, description="null in documents of Recon before it was there")
 
     @property
     def largest_distance(self) -> float:

@@ -15,8 +15,17 @@ from recon_cli.cli.output import Output
 def command(
     rankings: Annotated[
         list[Path],
-        typer.Argument(metavar="A B [C ...]", help="Two or more rankings; - is standard input."),
+        typer.Argument(metavar="A [B ...]", help="Rankings, or scores to rank; - is standard input."),
     ],
+    severity: Annotated[
+        float | None,
+        typer.Option(
+            "--severity", "-S", metavar="S", help="Rank scores by this severity; default -0.1.", show_default=False
+        ),
+    ] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Rank scores by each stage of the profile, and by all of it.")
+    ] = False,
     top_k: Annotated[
         int | None,
         typer.Option("--top-k", metavar="K", help="How many layers count as the top; default: 10, or all if fewer."),
@@ -26,20 +35,34 @@ def command(
         float | None,
         typer.Option("--fail-above", metavar="X", help="Exit with code 1 if any distance (Eq. 22) is above X."),
     ] = None,
+    fail_below: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-below",
+            metavar="MEASURE=X",
+            help="Exit with code 1 if any similarity, tau, rho or overlap is below X, as overlap=0.8; may be repeated.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> int | None:
-    """Compare rankings: distance (Recon, Eq. 22), ranking similarity and overlap of the top K."""
-    from recon_cli.ranking.compare import compare_files, exceeds
-    from recon_cli.reporting.comparison import comparison_view
+    """Compare rankings: distance (Recon, Eq. 22), similarity, Kendall's tau, Spearman's rho, overlap of the top K, and
+    what random orders come to (Tables 12 and 14).
+    """
+    from recon_cli.ranking.compare import compare
+    from recon_cli.ranking.limits import failures
+    from recon_cli.ranking.reading import read_rankings
+    from recon_cli.reporting.comparison import comparison_remarks, comparison_view, comparison_warnings
 
     sink = Output.choose(json=json, quiet=quiet)
-    comparison = compare_files(rankings, k=top_k, common_only=common)
-    too_far = exceeds(comparison, fail_above)
-    if comparison.left_out:
-        sink.note(f"{len(comparison.left_out)} layers that not all rankings hold are left out")
+    compared = read_rankings(rankings, severity, stages=stages)
+    comparison = compare(compared, k=top_k, common_only=common)
+    failed = failures(comparison, fail_above, fail_below or [])
+    for warning in comparison_warnings(compared):
+        sink.warning(warning)
+    for remark in comparison_remarks(compared, comparison):
+        sink.note(remark)
     sink.result(comparison, lambda: comparison_view(comparison))
-    if too_far:
-        sink.warning(too_far)
-        return CHECK_FAILED
-    return None
+    for sentence in failed:
+        sink.warning(sentence)
+    return CHECK_FAILED if failed else None

@@ -74,6 +74,7 @@ NEEDS_NO_TORCH = {
     "rank": ["rank", "ranking.json", "-o", "r.json"],
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],
+    "compare-rankings of stages": ["compare-rankings", "scores.json", "--stages", "-S", "-0.05"],
     "compare-conflicts": ["compare-conflicts", "scores.json", "run", "-o", "c.json"],
     "compare-results": ["compare-results", "run", "single", "-o", "d.json"],
     "split": ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "-o", "b.safetensors"],
