@@ -30,16 +30,16 @@ class Content:
 def content_of(materials: Materials, severity: float | None) -> Content:
     """Work out what a page says.
 
-    :param severity: as :func:`recon_cli.report.findings.findings_of` takes it.
+    :param severity: as :func:`recon_cli.report.findings.rankings_of` takes it.
     :raises ReconError: if the documents do not belong together.
     """
-    findings = findings_of(materials, severity)
-    ranking, _ = rankings_of(materials, severity)
+    rankings = rankings_of(materials, severity)
+    findings = findings_of(materials, rankings)
     return Content(
         title=title_of(findings),
         paragraphs=paragraphs_of(findings),
         keys=keys_of(findings),
-        notes=notes_of(materials, ranking, findings.severity),
+        notes=notes_of(materials, rankings.own, findings.severity),
         findings=findings,
-        facts=facts_of(materials, ranking),
+        facts=facts_of(materials, rankings.own),
     )

@@ -24,6 +24,14 @@ COVERED = 0.8
 
 
 @dataclass(frozen=True)
+class Rankings:
+    """The ranking that a report is about, if there is one, and the others that were given."""
+
+    own: Ranking | None
+    others: Sequence[NamedRanking]
+
+
+@dataclass(frozen=True)
 class OtherRanking:
     """A further ranking.
 
@@ -85,14 +93,14 @@ class Findings:
     outcomes: Outcomes | None
 
 
-def findings_of(materials: Materials, severity: float | None) -> Findings:
+def findings_of(materials: Materials, rankings: Rankings) -> Findings:
     """Work out what a report shows.
 
-    :param severity: S, to rank the scores anew; None to take the ranking that was given first, or else S = -0.1.
+    :param rankings: as :func:`rankings_of` finds them.
     :raises ReconError: if the documents do not belong together.
     """
     profile, splits = materials.profile, materials.splits
-    ranking, others = rankings_of(materials, severity)
+    ranking, others = rankings.own, rankings.others
     used = DEFAULT_SEVERITY if ranking is None or ranking.severity is None else ranking.severity
     layers: tuple[Layer, ...] = ()
     if ranking:
@@ -119,10 +127,10 @@ def findings_of(materials: Materials, severity: float | None) -> Findings:
     )
 
 
-def rankings_of(materials: Materials, severity: float | None) -> tuple[Ranking | None, Sequence[NamedRanking]]:
+def rankings_of(materials: Materials, severity: float | None) -> Rankings:
     """The ranking that a report is about, and the others that were given.
 
-    :param severity: as :func:`findings_of` takes it.
+    :param severity: S, to rank the scores anew; None to take the ranking that was given first, or else S = -0.1.
     :raises ReconError: if the ranking is not of the scores' layers, or there are no scores to rank.
     """
     profile, given = materials.profile, materials.rankings
@@ -137,10 +145,10 @@ def rankings_of(materials: Materials, severity: float | None) -> tuple[Ranking |
                     f"the ranking and the scores are of different layers: {difference}",
                     "name a ranking of these scores, or none",
                 )
-        return first.ranking, others
+        return Rankings(first.ranking, others)
     if profile is None or not profile.layers:
-        return None, given
-    return rank(profile, DEFAULT_SEVERITY if severity is None else severity), given
+        return Rankings(None, given)
+    return Rankings(rank(profile, DEFAULT_SEVERITY if severity is None else severity), given)
 
 
 def _stages(scores: Scores, severity: float) -> Stages:

@@ -152,9 +152,10 @@ def _changed(findings: Findings) -> Iterator[str]:
         more = run.reduction < 0
         ends = (-run.reduction_high, -run.reduction_low) if more else (run.reduction_low, run.reduction_high)
         interval = f"{ends[0]:.1f} to {ends[1]:.1f}".replace("-", "\u2212")
+        much = f"{abs(run.reduction):.1f}% {'more' if more else 'fewer'}" if run.reduction else "neither more nor fewer"
         yield (
-            f"{short(run.name)} has {abs(run.reduction):.1f}% {'more' if more else 'fewer'} cosines below "
-            f"{signed(findings.changes.bound)} than {short(first.name)} (95% interval {interval}%)."
+            f"{short(run.name)} has {much} cosines below {signed(findings.changes.bound)} than {short(first.name)} "
+            f"(95% interval {interval}%)."
         )
 
 

@@ -8,7 +8,7 @@ from recon_cli.artifacts.document import STANDARD_STREAM, standard_output
 from recon_cli.artifacts.publish import check_output, make_folder, publish_bytes, publishing, write_all
 from recon_cli.errors import ReconError, quoted
 from recon_cli.report.content import content_of
-from recon_cli.report.findings import findings_of
+from recon_cli.report.findings import findings_of, rankings_of
 from recon_cli.report.materials import Materials
 from recon_cli.report.page import page_of
 from recon_cli.report.pictures import PictureFormat, pictures_of
@@ -45,7 +45,8 @@ def write_pictures(
         raise ReconError("several pictures cannot be written to standard output", "name a folder")
     if folder.exists() and not folder.is_dir():
         raise ReconError(f"{quoted(folder)} is a file, but several pictures are written", "name a folder")
-    pictures = {folder / name: data for name, data in pictures_of(findings_of(materials, severity), form).items()}
+    findings = findings_of(materials, rankings_of(materials, severity))
+    pictures = {folder / name: data for name, data in pictures_of(findings, form).items()}
     make_folder(folder)
     for path in pictures:
         check_output(path, overwrite=overwrite, inputs=materials.files)

@@ -19,13 +19,13 @@ from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
 from recon_cli.ranking.compare import layer_distance
 from recon_cli.ranking.rank import rank
+from recon_cli.report.content import content_of
 from recon_cli.report.costs import costs_of, first_covering
-from recon_cli.report.findings import findings_of
 from recon_cli.report.materials import NamedRanking, read_materials
 from recon_cli.report.tasks import task_matrix
 from recon_cli.results.runs import Run as ResultRun
 from tests.chain.chains import run_chain, write_project
-from tests.report.making import chain, content, materials, scores
+from tests.report.making import chain, content, scores
 from tests.results.making import results
 
 cosines = st.integers(-99, 99).map(lambda value: value / 100 + 0.003)
@@ -35,7 +35,7 @@ stages = st.lists(st.lists(cosines, min_size=5, max_size=5), min_size=2, max_siz
 @given(st.lists(stages, min_size=1, max_size=4), st.sampled_from([0.0, -0.01, -0.1, -0.35]))
 def test_rates_and_histograms_are_those_of_the_raw_cosines(layers, severity):
     profile = scores({f"layer{place}": each for place, each in enumerate(layers)})
-    found = findings_of(materials(profile), severity)
+    found = content(profile, severity).findings
     by_name = dict(zip((layer.name for layer in found.layers), found.layers, strict=True))
     (own,) = found.distributions
     for place, each in enumerate(layers):
@@ -215,7 +215,7 @@ def test_results_say_by_how_much_the_others_are_better_than_the_first():
 def test_a_folder_of_a_whole_run_becomes_one_report(tmp_path):
     run_chain(write_project(tmp_path))
     folder = tmp_path / "out"
-    found = findings_of(read_materials([folder]), None)
+    found = content_of(read_materials([folder]), None).findings
     assert [run.name for run in found.runs] == ["joint", "joint-recon"]
     assert [each.name for each in found.distributions] == ["profile", "joint", "joint-recon"]
     ranking, manifest = Ranking.read(folder / "ranking.json"), Manifest.read(folder / "splits/recon.manifest.json")
@@ -231,8 +231,8 @@ def test_a_folder_of_a_whole_run_becomes_one_report(tmp_path):
     assert [run.reduction for run in found.changes.runs] == reductions
     # Without the report, which a run that is still under way lacks, the same is worked out.
     (folder / "report.json").unlink()
-    again = findings_of(read_materials([folder]), None)
+    again = content_of(read_materials([folder]), None).findings
     assert (again.outcomes, again.changes) == (found.outcomes, found.changes)
     one = read_materials([folder / "scores.json", folder / "splits/recon.manifest.json"])
     assert [each.name for each in one.splits] == ["recon"]
-    assert findings_of(one, None).chosen == 1
+    assert content_of(one, None).findings.chosen == 1

@@ -9,9 +9,8 @@ import pytest
 
 from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
-from recon_cli.report.findings import findings_of
 from recon_cli.report.pictures import pictures_of
-from tests.report.making import HOSTILE, chain, materials, scores
+from tests.report.making import HOSTILE, chain, content, scores
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
@@ -20,7 +19,7 @@ def some_findings(names=("conv", "norm", "fc"), tasks=("left", "right")):
     bad = [[-0.5, 0.5, -0.3, 0.1], [0.5] * 4]
     profile = scores(dict.fromkeys(names, bad), tasks=tasks, flow=chain(names, tasks))
     after = scores({names[0]: [[0.1, 0.5, -0.3, 0.1], [0.5] * 4]}, tasks=tasks)
-    return findings_of(materials(profile, runs=(Run("before", profile), Run("after", after))), None)
+    return content(profile, runs=(Run("before", profile), Run("after", after))).findings
 
 
 @pytest.mark.parametrize("form", ["svg", "png"])
@@ -54,10 +53,10 @@ def test_hostile_names_are_drawn_as_they_are():
 
 
 def test_only_what_is_there_is_drawn():
-    ranked = findings_of(materials(scores({"a": [[]]})), None)
+    ranked = content(scores({"a": [[]]})).findings
     assert set(pictures_of(ranked, "svg")) == {"stages.svg", "tasks.svg", "costs.svg"}
     with pytest.raises(ReconError, match="nothing to draw"):
-        pictures_of(findings_of(materials(), None), "svg")
+        pictures_of(content().findings, "svg")
 
 
 def test_without_matplotlib_a_sentence_says_how_to_get_it(monkeypatch):

@@ -18,6 +18,10 @@
   const draw = (tag, attributes, ...children) =>
     filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
   const named = (name) => make("bdi", {}, name);
+  const brief = (name, most = 60) => (name.length > most ? `${name.slice(0, most)}\u2026` : name);
+
+  // Layers differ most at the end of their names.
+  const ends = (name) => (name.length > 20 ? `${name.slice(0, 5)}\u2026${name.slice(-14)}` : name);
 
   // Numbers
 
@@ -271,12 +275,12 @@
     }
     if (known("size")) columns.push(column("Parameters", (layer) => layer.size, count));
     findings.other_rankings.forEach((other, place) => {
-      columns.push(column(`# in ${other.name}`, (layer) => layer.other_places[place], count));
+      columns.push(column(`# in ${brief(other.name, 24)}`, (layer) => layer.other_places[place], count));
     });
     const apart = findings.other_rankings.map((other) =>
       other.distance === null
-        ? `${other.name} ranks other layers.`
-        : `In ${other.name} a layer stands ${decimal(other.distance, 2)} places from here on average (Eq. 22).`,
+        ? `${brief(other.name)} ranks other layers.`
+        : `In ${brief(other.name)} a layer stands ${decimal(other.distance, 2)} places from here on average (Eq. 22).`,
     );
     section(
       "ranking",
@@ -331,7 +335,7 @@
     const { distributions, trunk_bins: trunkBins, layer_bins: layerBins } = findings;
     const visible = distributions.map((_, place) => place < 3);
     const of = make("select", { id: "of" }, make("option", { value: "" }, "all shared layers, as one"));
-    layers.forEach((layer, at) => of.append(make("option", { value: at }, layer.name.length > 80 ? `${layer.name.slice(0, 80)}\u2026` : layer.name)));
+    layers.forEach((layer, at) => of.append(make("option", { value: at }, brief(layer.name))));
     const legend = distributions.map((distribution, at) => {
       const box = make("input", { type: "checkbox", checked: visible[at] });
       box.addEventListener("change", () => {
@@ -339,7 +343,7 @@
         big.redraw();
       });
       const line = draw("svg", { viewBox: "0 0 34 10", "aria-hidden": "true" }, draw("line", { class: `curve series-${at % STYLES}`, x1: 0, x2: 34, y1: 5, y2: 5 }));
-      return make("label", {}, box, line, named(distribution.name));
+      return make("label", {}, box, line, named(brief(distribution.name)));
     });
     const caption = make("figcaption");
     const big = chart("Histogram of cosines", 300, (picture, width, height) => {
@@ -348,9 +352,9 @@
       const curves = distributions
         .map((distribution, series) => ({ series, name: distribution.name, counts: at === null ? distribution.trunk : distribution.layers[at] }))
         .filter((curve) => visible[curve.series] && totalOf(curve.counts));
-      const ends = curves.flatMap(({ counts }) => [edgeOf(counts.first, bins), edgeOf(counts.first + counts.counts.length, bins)]);
-      const low = Math.max(-1, Math.min(Math.floor((Math.min(0, severity, ...ends) - 0.02) * 10) / 10, -0.1));
-      const high = Math.min(1, Math.max(Math.ceil((Math.max(0, ...ends) + 0.02) * 10) / 10, 0.1));
+      const edges = curves.flatMap(({ counts }) => [edgeOf(counts.first, bins), edgeOf(counts.first + counts.counts.length, bins)]);
+      const low = Math.max(-1, Math.min(Math.floor((Math.min(0, severity, ...edges) - 0.02) * 10) / 10, -0.1));
+      const high = Math.min(1, Math.max(Math.ceil((Math.max(0, ...edges) + 0.02) * 10) / 10, 0.1));
       const most = Math.max(0.001, ...curves.map(({ counts }) => highest(counts)));
       const box = { left: 46, right: width - 12, top: 24, bottom: height - X_LABEL };
       const x = scale(low, high, box.left, box.right);
@@ -367,9 +371,9 @@
           : draw("text", { class: "mark-text", x: x(severity) + 5, y: box.top + 10 }, `below ${cosine(severity)}`),
       );
       const name = at === null ? "all shared layers, as one" : layers[at].name;
-      const pairs = curves.map((curve) => `${curves.length > 1 ? `${curve.name} ` : ""}${counted(totalOf(curve.counts), "pair")}`);
-      caption.replaceChildren(named(name), pairs.length ? `: ${pairs.join(", ")}` : ": not measured");
-      picture.setAttribute("aria-label", `Histogram of cosines: ${name.slice(0, 200)}`);
+      const pairs = curves.map((curve) => `${distributions.length > 1 ? `${brief(curve.name)} ` : ""}${counted(totalOf(curve.counts), "pair")}`);
+      caption.replaceChildren(named(brief(name, 200)), pairs.length ? `: ${pairs.join(", ")}` : ": not measured");
+      picture.setAttribute("aria-label", `Histogram of cosines: ${brief(name)}`);
     });
     of.addEventListener("change", () => select(of.value === "" ? null : Number(of.value)));
     showLayer = () => {
@@ -418,16 +422,16 @@
         draw("line", { class: "grid", x1: x(0), x2: x(0), y1: 0, y2: height }),
         other ? draw("path", { class: "curve", d: outline(other, bins / factor, totalOf(other), x, y) }) : null,
         draw("line", { class: "axis", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }));
-      const figure = make("figure", { "data-layer": at, title: layer.name.slice(0, 200) }, make("figcaption", {}, named(layer.name), percent(layer.rate)), picture);
+      const figure = make("figure", { "data-layer": at, title: brief(layer.name, 200) }, make("figcaption", {}, named(ends(layer.name)), make("span", { class: "number" }, percent(layer.rate))), picture);
       figure.addEventListener("click", () => select(at));
       rowsOfLayers.push(figure);
       grid.append(figure);
     });
-    const ends = [low, high].map((end) => cosine(Number(end.toFixed(2))));
+    const [from, to] = [low, high].map((end) => cosine(Number(end.toFixed(2))));
     return [
-      make("p", { class: "about" }, `Cosines from ${ends[0]} to ${ends[1]}, with a line at 0; in colour below ${cosine(severity)}, in percent beside the name.`,
-        shownOf.length > 1 ? [" Bars are ", named(shownOf[0].name), ", lines ", named(shownOf[1].name), "."] : null),
-      grid,
+      make("p", { class: "about" }, `Cosines from ${from} to ${to}, with a line at 0; in colour below ${cosine(severity)}, in percent beside the name.`,
+        shownOf.length > 1 ? [" Bars are ", named(brief(shownOf[0].name)), ", lines ", named(brief(shownOf[1].name)), "."] : null),
+      layers.length > 60 ? scrolled("Histograms of the layers", grid, { wide: true }) : grid,
     ];
   }
 
@@ -437,7 +441,7 @@
     const parts = [];
     if (matrix) {
       const most = mostOf(matrix.rates.flat());
-      const heads = matrix.tasks.map((name, at) => make("th", { scope: "col", class: "number", "aria-label": name }, short ? String(at + 1) : named(name)));
+      const heads = matrix.tasks.map((name, at) => make("th", { scope: "col", class: "number", "aria-label": name }, short ? String(at + 1) : named(brief(name, 24))));
       const rows = matrix.rates.map((row, at) =>
         make("tr", {}, make("th", { scope: "row", class: "name" }, short ? `${at + 1} ` : null, named(matrix.tasks[at])),
           row.map((rate, other) => (at === other ? make("td", { class: "number" }) : heat(rate, most, short && rate !== null ? decimal(100 * rate, 0) : percent(rate))))));
@@ -450,7 +454,7 @@
       column("Mean gradient norm", (task) => task.norm, (norm) => (norm === null ? MISSING : String(Number(norm.toPrecision(4))))),
     ];
     parts.push(table("Tasks", columns, each, { wide: false }));
-    section("tasks", "Tasks", `${matrix ? `How often each two tasks have a ${below}${short ? ", in percent" : ""}, and how` : "How"} large their gradients are, over all shared layers as one vector.`, make("div", { class: "pair" }, parts));
+    section("tasks", "Tasks", `${matrix ? `How often each two tasks have a ${below}${short ? ", in percent" : ""}, and how` : "How"} large their gradients are, over all shared layers as one vector.`, make("div", { class: short ? null : "pair" }, parts));
   }
 
   function costs() {
@@ -494,7 +498,7 @@
       for (const split of splits) {
         if (split.covered === null) continue;
         const [cx, cy] = [x((split.after - split.before) / (shared || 1)), y(split.covered)];
-        picture.append(draw("path", { class: "made", d: `M${cx - 4} ${cy - 4}l8 8m0 -8l-8 8` }, draw("title", {}, `${split.name}: ${percent(split.covered)}`)));
+        picture.append(draw("path", { class: "made", d: `M${cx - 4} ${cy - 4}l8 8m0 -8l-8 8` }, draw("title", {}, `${brief(split.name)}: ${percent(split.covered)}`)));
       }
       picture.append(draw("circle", { class: "chosen", cx: x(added(steps[k - 1])), cy: y(steps[k - 1].covered), r: 5 }));
     });
@@ -523,7 +527,7 @@
       const last = layers[k - 1];
       reading.replaceChildren(
         `K = ${k}: ${percent(step.covered)} of the conflicts, +${count(step.added_parameters)} parameters (${percent(added(step), 2)}, ${megabytes(step.added_bytes)})`,
-        step.operations === null ? "" : `, ${times(step.operations)} the operations`, "; the last is ", make("bdi", {}, last.name.slice(0, 80)));
+        step.operations === null ? "" : `, ${times(step.operations)} the operations`, "; the last is ", named(brief(last.name)));
     };
     slider.addEventListener("input", () => {
       k = Number(slider.value);
@@ -565,7 +569,7 @@
       ], changed.runs));
     }
     if (runs.length > 1 && layers.length) {
-      const names = runs.map((run) => (run.name.length > 40 ? `${run.name.slice(0, 40)}\u2026` : run.name));
+      const names = runs.map((run) => brief(run.name, 24));
       const last = (layer) => (layer.runs[0] === null || layer.runs[1] === null ? null : layer.runs[1] - layer.runs[0]);
       const difference = column(`Change\n${names[1]}`, last, (value) => (value === null ? MISSING : `${value > 0 ? "+" : ""}${decimal(100 * value, 1)}`), { title: "percentage points" });
       parts.push(make("h3", {}, "Layer by layer"), make("p", { class: "about" }, `The share of the pairs with a ${below}; a dash where the tasks do not share the layer any more.`),
@@ -578,7 +582,7 @@
     const { criteria, runs, which, has_delta_m: hasDelta } = findings.outcomes;
     const columns = [{ ...column("Way of training", (run) => run.name, (name) => named(name), { words: true }), head_of_row: true }];
     criteria.forEach((criterion, at) => {
-      columns.push(column(`${criterion.task}\n${criterion.name}`, (run) => run.figures[at]?.mean, (_, run) => spread(run.figures[at], 4), { title: `${criterion.better} is better` }));
+      columns.push(column(`${brief(criterion.task, 24)}\n${brief(criterion.name, 24)}`, (run) => run.figures[at]?.mean, (_, run) => spread(run.figures[at], 4), { title: `${criterion.better} is better` }));
     });
     columns.push(column("#P", (run) => run.bytes, megabytes));
     if (runs.length > 1) {
