@@ -15,8 +15,9 @@ from recon_cli.errors import ReconError, quoted
 _SCORES = "scores.json"
 _OF_A_FOLDER = (_SCORES, "ranking.json", "report.json")
 _MANIFEST = ".manifest.json"
-_BY_CONFLICTS = f"recon{_MANIFEST}"
+_BY_CONFLICTS = "recon"
 """What `recon run` calls the split of the layers with most conflicts; the others are controls."""
+_SINGLE_TASK = "single-task"
 _PARTS_OF_NAMES = 2
 """So many of the last parts of a path call a file, unless that would call another one too."""
 
@@ -51,16 +52,17 @@ def sources_of(paths: Sequence[Path]) -> list[Source]:
 
 
 def _sources_in(folder: Path) -> list[Source]:
-    below = sorted(path.parent for path in folder.glob(f"*/{Results.FILE}"))
+    manifests = {path.name.removesuffix(_MANIFEST): path for path in folder.glob(f"splits/*{_MANIFEST}")}
+    splits = sorted(manifests, key=lambda split: (split != _BY_CONFLICTS, split))
+    networks = _networks_in(folder, [split for split in splits if split != _BY_CONFLICTS])
     name = folder.absolute().name
     found = [
-        Source(folder / file, "profile" if below else name, is_profile=bool(below) and file == _SCORES)
+        Source(folder / file, "profile" if networks else name, is_profile=bool(networks) and file == _SCORES)
         for file in _OF_A_FOLDER
         if (folder / file).is_file()
     ]
-    splits = sorted(folder.glob(f"splits/*{_MANIFEST}"), key=lambda path: (path.name != _BY_CONFLICTS, path.name))
-    found += [Source(path, path.name.removesuffix(_MANIFEST)) for path in splits]
-    for network in [folder, *below]:
+    found += [Source(manifests[split], split) for split in splits]
+    for network in [folder, *networks]:
         found += _results_in(network)
     if not found:
         raise ReconError(
@@ -68,6 +70,16 @@ def _sources_in(folder: Path) -> list[Source]:
             "name a folder of `recon run` or `recon train`, or the files themselves",
         )
     return found
+
+
+def _networks_in(folder: Path, controls: Sequence[str]) -> list[Path]:
+    """The folders of trained networks: for each rule as it is and split; then the controls; single-task ones last."""
+
+    def place(network: Path) -> tuple[bool, bool, str]:
+        is_control = any(network.name.endswith(f"-{control}") for control in controls)
+        return network.name == _SINGLE_TASK, is_control, network.name
+
+    return sorted((path.parent for path in folder.glob(f"*/{Results.FILE}")), key=place)
 
 
 def _results_in(folder: Path) -> list[Source]:

@@ -80,24 +80,17 @@ def read_materials(paths: Sequence[Path]) -> Materials:
     compared = [each for _, each in read if isinstance(each, ResultComparison)] + [each.results for each in reports]
     conflicts = [each for _, each in read if isinstance(each, ConflictComparison)]
     conflicts += [each.conflicts for each in reports if each.conflicts is not None]
-    order = _order([run.name for each in compared for run in each.runs], results)
+    order = {run.name: place for each in compared for place, run in enumerate(each.runs)}
     return Materials(
         profile=None if profile is None else profile.scores,
         runs=tuple(sorted(runs, key=lambda run: order.get(run.name, 0))),
         rankings=tuple(NamedRanking(source.name, each) for source, each in read if isinstance(each, Ranking)),
         splits=tuple(NamedSplit(source.name, each) for source, each in read if isinstance(each, (Manifest, SplitPlan))),
-        results=tuple(sorted(results, key=lambda run: order.get(run.name, 0))),
+        results=tuple(results),
         compared_results=_the_only(compared, "comparisons of results"),
         compared_conflicts=_the_only(conflicts, "comparisons of conflicts"),
         files=tuple(source.path for source in sources),
     )
-
-
-def _order(compared: Sequence[str], results: Sequence[ResultRun]) -> dict[str, int]:
-    """Where runs belong: in the order of a comparison that names them, else those that are split behind the others."""
-    if compared:
-        return {name: place for place, name in enumerate(compared)}
-    return {run.name: 1 for run in results if run.results.split_layers or run.results.single_task}
 
 
 def _read(path: Path) -> Document:

@@ -17,11 +17,9 @@
   const make = (tag, attributes, ...children) => filled(document.createElement(tag), attributes, children);
   const draw = (tag, attributes, ...children) =>
     filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-  const named = (name) => make("bdi", {}, name);
+  // A name breaks behind its dots first.
+  const named = (name) => make("bdi", {}, name.split(/(?<=\.)/).flatMap((part, place) => (place ? [make("wbr"), part] : [part])));
   const brief = (name, most = 60) => (name.length > most ? `${name.slice(0, most)}\u2026` : name);
-
-  // Layers differ most at the end of their names.
-  const ends = (name) => (name.length > 20 ? `${name.slice(0, 5)}\u2026${name.slice(-14)}` : name);
 
   // Numbers
 
@@ -422,7 +420,7 @@
         draw("line", { class: "grid", x1: x(0), x2: x(0), y1: 0, y2: height }),
         other ? draw("path", { class: "curve", d: outline(other, bins / factor, totalOf(other), x, y) }) : null,
         draw("line", { class: "axis", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }));
-      const figure = make("figure", { "data-layer": at, title: brief(layer.name, 200) }, make("figcaption", {}, named(ends(layer.name)), make("span", { class: "number" }, percent(layer.rate))), picture);
+      const figure = make("figure", { "data-layer": at, title: brief(layer.name, 200) }, make("figcaption", {}, named(brief(layer.name)), make("span", { class: "number" }, percent(layer.rate))), picture);
       figure.addEventListener("click", () => select(at));
       rowsOfLayers.push(figure);
       grid.append(figure);
