@@ -41,5 +41,5 @@ def content_of(materials: Materials, severity: float | None) -> Content:
         keys=keys_of(findings),
         notes=notes_of(materials, rankings.own, findings.severity),
         findings=findings,
-        facts=facts_of(materials, rankings.own),
+        facts=facts_of(materials),
     )

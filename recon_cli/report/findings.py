@@ -70,6 +70,7 @@ class Findings:
 
     :ivar task_names: in order; empty if no document names them.
     :ivar severity: S; conflicts are cosines strictly below it.
+    :ivar stage: the stage that the layers are ranked by, counted from 1; None for the whole profile.
     :ivar layers: the shared layers in ranked order.
     :ivar runs: the training runs that were measured, the first of which is the baseline.
     :ivar trunk_bins: into how many bins the cosines of a distribution's trunk are counted, `layer_bins` its layers'.
@@ -78,6 +79,7 @@ class Findings:
 
     task_names: tuple[str, ...]
     severity: float
+    stage: int | None
     layers: tuple[Layer, ...]
     other_rankings: tuple[OtherRanking, ...]
     runs: tuple[MeasuredRun, ...]
@@ -111,6 +113,7 @@ def findings_of(materials: Materials, rankings: Rankings) -> Findings:
     return Findings(
         task_names=tuple(map(shown, _task_names(materials, ranking))),
         severity=used,
+        stage=ranking.stage if ranking else None,
         layers=layers,
         other_rankings=tuple(_other(each, ranking) for each in others if ranking),
         runs=tuple(MeasuredRun(shown(run.name), rate_of(run.scores, None, used)) for run in materials.runs),

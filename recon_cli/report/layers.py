@@ -17,11 +17,12 @@ class Layer:
     """A shared layer; what is not known of it is None.
 
     :ivar position: its place in the order in which the network registers its layers, from 1.
-    :ivar rate: the share of its task pairs that conflict, with its 95% interval.
+    :ivar rate: the share of its task pairs that conflict, with its 95% interval; in the stage that was ranked by, if
+        that is not the whole profile.
     :ivar share: the part of all layers' conflicts that is this layer's.
     :ivar size: number of parameters.
     :ivar is_split: whether the split that the report shows first has copies of it.
-    :ivar stages: its rate in each stage of the profile.
+    :ivar stages: its rate in each stage of the profile, `whole` in all of them together.
     :ivar runs: its rate in each training run; None where it is not shared.
     :ivar other_places: its place in each further ranking, from 1.
     """
@@ -40,6 +41,7 @@ class Layer:
     gms: float | None
     is_split: bool
     stages: tuple[float | None, ...]
+    whole: float | None
     runs: tuple[float | None, ...]
     other_places: tuple[int | None, ...]
 
@@ -98,6 +100,7 @@ def layers_of(
             gms=profile.gms(own) if profile and own else None,
             is_split=bool(in_split.intersection((ranked.name, *ranked.aliases))),
             stages=stages,
+            whole=rate_of(profile, own, severity) if profile and own else None,
             runs=tuple(
                 rate_of(scores, known[ranked.name], severity) if ranked.name in known else None
                 for scores, known in of_runs

@@ -93,9 +93,9 @@ def _trend(stages: Stages) -> str:
 
 
 def _by_layer(findings: Findings) -> Iterator[str]:
-    known = [layer for layer in findings.layers if layer.rate is not None]
+    known = [layer for layer in findings.layers if layer.whole is not None]
     below = f"a cosine below {signed(findings.severity)}"
-    if known and all(layer.rate == 0 for layer in known):
+    if known and all(layer.whole == 0 for layer in known):
         yield f"On no layer by itself do two tasks' gradients have {below}."
     elif len(known) > 1:
         most, least = max(known, key=_rate), min(known, key=_rate)
@@ -176,4 +176,4 @@ def _came_to(findings: Findings) -> Iterator[str]:
 
 
 def _rate(layer: Layer) -> float:
-    return layer.rate or 0.0
+    return layer.whole or 0.0

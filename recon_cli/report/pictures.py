@@ -112,7 +112,8 @@ def _ranking(findings: Findings) -> Figure | None:
         range(len(layers)), rates, color=_CONFLICT, height=0.7, xerr=errors, ecolor="#555555", error_kw={"lw": 0.7}
     )
     _name_rows(axes, layers)
-    axes.set_xlabel(f"% of the task pairs with a cosine below {signed(findings.severity)}, with 95% intervals")
+    stage = "" if findings.stage is None else f" in stage {findings.stage}"
+    axes.set_xlabel(f"% of the task pairs with a cosine below {signed(findings.severity)}{stage}, with 95% intervals")
     return figure
 
 
@@ -120,7 +121,7 @@ def _stages(findings: Findings) -> Figure | None:
     if findings.stages is None or not findings.layers:
         return None
     layers = sorted(findings.layers, key=lambda layer: layer.position or 0)[:_MOST_LAYERS]
-    rows = [[*layer.stages, layer.rate] for layer in layers] + [[*findings.stages.trunk, findings.stages.whole]]
+    rows = [[*layer.stages, layer.whole] for layer in layers] + [[*findings.stages.trunk, findings.stages.whole]]
     most = 100 * max((rate for row in rows for rate in row if rate is not None), default=0) or 100.0
     figure, axes = _figure(2.5 + 0.75 * len(rows[0]), 0.9 + 0.17 * len(rows))
     axes.imshow(
@@ -179,7 +180,7 @@ def _layers(findings: Findings) -> Figure | None:
     for axes, (layer, counts) in zip(grid.flat, known, strict=False):
         axes.set_axis_on()
         _bars(axes, counts, findings.layer_bins, findings.severity)
-        rate = "" if layer.rate is None else f"  {percent(layer.rate)}"
+        rate = "" if layer.whole is None else f"  {percent(layer.whole)}"
         axes.set_title(f"{_ending(layer.name)}{rate}", fontsize=6)
         axes.set_yticks([])
         axes.tick_params(labelsize=6)

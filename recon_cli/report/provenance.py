@@ -23,9 +23,9 @@ class Fact:
     value: str
 
 
-def facts_of(materials: Materials, ranking: Ranking | None) -> tuple[Fact, ...]:
+def facts_of(materials: Materials) -> tuple[Fact, ...]:
     """How the profile was made, and the digests of what was read."""
-    return tuple(Fact(name, shown(value)) for name, value in _facts(materials, ranking))
+    return tuple(Fact(name, shown(value)) for name, value in _facts(materials))
 
 
 def notes_of(materials: Materials, ranking: Ranking | None, severity: float) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ def notes_of(materials: Materials, ranking: Ranking | None, severity: float) -> 
     return tuple(_notes(materials, ranking, severity))
 
 
-def _facts(materials: Materials, ranking: Ranking | None) -> Iterator[tuple[str, str]]:
+def _facts(materials: Materials) -> Iterator[tuple[str, str]]:
     scores = materials.profile
     if scores:
         yield "tasks", ", ".join(scores.tasks)
@@ -53,8 +53,6 @@ def _facts(materials: Materials, ranking: Ranking | None) -> Iterator[tuple[str,
         yield "scores", digest_bytes(scores.to_bytes())
         digests = {"config": scores.config_digest, "checkpoint": scores.checkpoint_digest, "model": scores.model_digest}
         yield from ((name, digest) for name, digest in digests.items() if digest is not None)
-    if ranking and ranking.stage is not None:
-        yield "ranked by", f"stage {ranking.stage}"
     sources = dict.fromkeys((each.split.source.name, each.split.source.digest) for each in materials.splits)
     yield from (("split", f"{name}, {digest}") for name, digest in sources)
 

@@ -176,6 +176,16 @@ def test_a_ranking_of_other_scores_is_told_and_one_of_other_layers_refused():
         content(profile, rankings=(NamedRanking("r", foreign),))
 
 
+def test_a_ranking_of_a_stage_leaves_the_rates_of_the_whole_profile_as_they_are():
+    profile = scores({"a": [[-0.5, -0.5], [0.5, 0.5]], "b": [[0.5, 0.5], [-0.5, 0.5]]})
+    said = content(profile, rankings=(NamedRanking("last", rank(profile, stage=2)),))
+    assert said.findings.stage == 2
+    assert [(layer.name, layer.rate, layer.stages, layer.whole) for layer in said.findings.layers] == [
+        ("b", 0.5, (0, 0.5), 0.25), ("a", 0, (1, 0), 0.5),
+    ]  # fmt: skip
+    assert "from 25.0% (b) to 50.0% (a)" in " ".join(said.paragraphs)
+
+
 def test_a_plain_ranking_alone_is_enough():
     ranking = Ranking.from_content({"conv1": 30, "fc": 10}, "r.json")
     said = content(rankings=(NamedRanking("r", ranking),))

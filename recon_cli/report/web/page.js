@@ -283,7 +283,7 @@
     section(
       "ranking",
       "Ranking",
-      `The shared layers by how often two tasks' gradients have a ${below}. A click, or Enter, shows a layer's cosines below. ${apart.join(" ")}`,
+      `The shared layers by how often two tasks' gradients have a ${below}${findings.stage === null ? "" : `, in stage ${findings.stage}`}. A click, or Enter, shows a layer's cosines below. ${apart.join(" ")}`,
       table("Ranking of the layers", columns, layers, { layerOf: (layer) => layers.indexOf(layer), sorted: { column: 0, falling: false } }),
     );
   }
@@ -322,7 +322,7 @@
       several ? "Layers and stages" : "Layers",
       `The share of the pairs with a ${below}, on every layer in the network's order${several ? " and in every stage of training" : ""}.`,
       heatMap("Conflict rates by layer and stage", [...heads, "Whole\nprofile"],
-        (layer) => [...(several ? layer.stages : []), layer.rate], [...(several ? trunk : []), whole]),
+        (layer) => [...(several ? layer.stages : []), layer.whole], [...(several ? trunk : []), whole]),
     );
   }
 
@@ -420,7 +420,7 @@
         draw("line", { class: "grid", x1: x(0), x2: x(0), y1: 0, y2: height }),
         other ? draw("path", { class: "curve", d: outline(other, bins / factor, totalOf(other), x, y) }) : null,
         draw("line", { class: "axis", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }));
-      const figure = make("figure", { "data-layer": at, title: brief(layer.name, 200) }, make("figcaption", {}, named(brief(layer.name)), make("span", { class: "number" }, percent(layer.rate))), picture);
+      const figure = make("figure", { "data-layer": at, title: brief(layer.name, 200) }, make("figcaption", {}, named(brief(layer.name)), make("span", { class: "number" }, percent(layer.whole))), picture);
       figure.addEventListener("click", () => select(at));
       rowsOfLayers.push(figure);
       grid.append(figure);
