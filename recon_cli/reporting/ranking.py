@@ -10,6 +10,7 @@ from rich.table import Table
 
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import counted, number
+from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
 from recon_cli.reporting.tables import add_row, bar, make_table, percent, percent_interval
 
 if TYPE_CHECKING:
@@ -24,16 +25,30 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
         yield f"{layers} by conflicts below cosine {number(ranking.severity)}"
         yield f"in {where}: {iterations} of {', '.join(ranking.tasks or ())}"
         yield ""
+    strip = heat_of_ranking(ranking)
+    if strip is not None:
+        yield strip
+        yield ""
     if any(layer.rate is None for layer in ranking.layers):
-        table = make_table(">#", "layer", ">score")
-        for place, layer in enumerate(ranking.layers, start=1):
-            add_row(table, [place, layer.name, number(layer.score)])
+        columns = [">#", "layer", ">score"]
+        rows = [[place, layer.name, number(layer.score)] for place, layer in enumerate(ranking.layers, start=1)]
     else:
-        table = make_table(">#", "layer", ">score", ">rate", ">95% interval", ">parameters")
+        columns = [">#", "layer", ">score", ">rate", ">95% interval", ">parameters"]
+        rows = []
         for place, layer in enumerate(ranking.layers, start=1):
             rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-            add_row(table, [place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
-    yield table
+            rows.append([place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
+    yield BarredTable(columns, rows, relative([layer.score for layer in ranking.layers]))
+
+
+def heat_of_ranking(ranking: Ranking) -> HeatStrip | None:
+    """The scores along the network; None if its order is not known, or no layer has a score."""
+    layers = sorted(ranking.layers, key=lambda layer: layer.position or 0)
+    highest = ranking.layers[0].score
+    if highest <= 0 or any(layer.position is None for layer in layers):
+        return None
+    names, scores = [layer.name for layer in layers], [layer.score for layer in layers]
+    return HeatStrip("score", names, relative(scores), number(highest))
 
 
 def ranking_warnings(ranking: Ranking) -> Iterable[str]:

@@ -11,6 +11,8 @@ from rich.console import RenderableType
 from recon_cli.artifacts.method import JOINT, describe
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, number
+from recon_cli.ranking.rank import DEFAULT_SEVERITY
+from recon_cli.reporting.heat import HeatStrip, relative
 from recon_cli.reporting.tables import add_row, make_table, percent
 
 _SHOWN_SEVERITIES = 4
@@ -46,7 +48,20 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
             f"GDS {_decimal(scores.gds(feature), 3)}, GMS {_decimal(scores.gms(feature), 2)}"
         )
     yield ""
-    yield f"next: recon rank {output} -S -0.1 -o ranking.json"
+    strip = heat_of_scores(scores)
+    if strip is not None:
+        yield strip
+        yield ""
+    yield f"next: recon rank {output} -S {number(DEFAULT_SEVERITY)} -o ranking.json"
+
+
+def heat_of_scores(scores: Scores) -> HeatStrip | None:
+    """The rates of conflicts along the network, at the severity that is ranked by unasked; None without conflicts."""
+    rates = [scores.conflicts(layer, DEFAULT_SEVERITY) / (scores.pairs(layer) or 1) for layer in scores.layers]
+    if not any(rates):
+        return None
+    title = f"rate of cosines below {number(DEFAULT_SEVERITY)}"
+    return HeatStrip(title, [layer.name for layer in scores.layers], relative(rates), percent(max(rates)))
 
 
 def _decimal(value: float | None, digits: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from recon_cli.errors import printable
 from recon_cli.sizes import BYTE_UNITS
@@ -23,14 +24,14 @@ def make_table(*columns: str) -> Table:
 
 
 def add_row(table: Table, cells: Sequence[object]) -> None:
-    """Add a row, with every name in it made harmless to the terminal."""
-    table.add_row(*(printable(str(cell)) for cell in cells))
+    """Add a row, with every name in it made harmless to the terminal; what is styled already stays as it is."""
+    table.add_row(*(cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells))
 
 
-def bar(share: float) -> str:
+def bar(share: float, width: int = _BAR_WIDTH) -> str:
     """A bar for a number from 0 to 1, which reads without colour as well."""
-    full = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
-    return "#" * full + "." * (_BAR_WIDTH - full)
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "#" * full + "." * (width - full)
 
 
 def megabytes(size: int) -> str:
