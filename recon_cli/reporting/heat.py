@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recon_cli.errors import printable
-from recon_cli.reporting.tables import add_row, bar, make_table
+from recon_cli.reporting.tables import Rows, add_row, bar, make_table
 
 _ASCII_MARKS = ".:-=+*#%@"
 _BLOCK_MARKS = "▁▂▃▄▅▆▇█"
@@ -65,12 +65,11 @@ class HeatStrip:
 class BarredTable:
     """A table whose rows end with a bar each, as wide as the other columns leave room for.
 
-    :ivar columns: of the table without bars, as `make_table` takes them.
+    :ivar content: the table without bars.
     :ivar shares: how long the bar of each row is, from 0 to 1.
     """
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    content: Rows
     shares: Sequence[float]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -79,10 +78,10 @@ class BarredTable:
         yield self._table(min(max(options.max_width - taken, least), most))
 
     def _table(self, width: int) -> Table:
-        table = make_table(*self.columns, "")
+        table = make_table(*self.content.columns, "")
         table.padding = (0, 0, 0, _GAP - 1)
         table.columns[-1].no_wrap = True
-        for row, share in zip(self.rows, self.shares, strict=True):
+        for row, share in zip(self.content.rows, self.shares, strict=True):
             add_row(table, [*row, Text(bar(share, width), _style(share))])
         return table
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import counted, number
 from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
-from recon_cli.reporting.tables import add_row, bar, make_table, percent, percent_interval
+from recon_cli.reporting.tables import Rows, add_row, bar, make_table, percent, percent_interval
 
 if TYPE_CHECKING:
     from recon_cli.profiling.leaders import Leader
@@ -29,16 +29,19 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
     if strip is not None:
         yield strip
         yield ""
+    yield BarredTable(ranking_rows(ranking), relative([layer.score for layer in ranking.layers]))
+
+
+def ranking_rows(ranking: Ranking) -> Rows:
+    """The layers in ranked order, with what the ranking knows of each."""
+    places = list(enumerate(ranking.layers, start=1))
     if any(layer.rate is None for layer in ranking.layers):
-        columns = [">#", "layer", ">score"]
-        rows = [[place, layer.name, number(layer.score)] for place, layer in enumerate(ranking.layers, start=1)]
-    else:
-        columns = [">#", "layer", ">score", ">rate", ">95% interval", ">parameters"]
-        rows = []
-        for place, layer in enumerate(ranking.layers, start=1):
-            rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-            rows.append([place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
-    yield BarredTable(columns, rows, relative([layer.score for layer in ranking.layers]))
+        return Rows([">#", "layer", ">score"], [[place, layer.name, number(layer.score)] for place, layer in places])
+    rows = []
+    for place, layer in places:
+        rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
+        rows.append([place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
+    return Rows([">#", "layer", ">score", ">rate", ">95% interval", ">parameters"], rows)
 
 
 def heat_of_ranking(ranking: Ranking) -> HeatStrip | None:

@@ -13,7 +13,7 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, number
 from recon_cli.ranking.rank import DEFAULT_SEVERITY
 from recon_cli.reporting.heat import HeatStrip, relative
-from recon_cli.reporting.tables import add_row, make_table, percent
+from recon_cli.reporting.tables import Rows, percent, table_of
 
 _SHOWN_SEVERITIES = 4
 
@@ -32,15 +32,7 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     if scores.batch_restarts:
         yield f"the data was started over {counted(scores.batch_restarts, 'time')}"
     yield ""
-    step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
-    shown = scores.severities[::step]
-    table = make_table("layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS")
-    for layer in (*scores.layers, None):
-        pairs = scores.pairs(layer) or 1
-        rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
-        name = "all of them, as one" if layer is None else layer.name
-        add_row(table, [name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
-    yield table
+    yield table_of(scores_rows(scores))
     for feature in scores.features:
         yield (
             f"at {feature.name}: FD {_decimal(scores.fd(feature), 3) or 'not measured'} "
@@ -53,6 +45,19 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
         yield strip
         yield ""
     yield f"next: recon rank {output} -S {number(DEFAULT_SEVERITY)} -o ranking.json"
+
+
+def scores_rows(scores: Scores) -> Rows:
+    """The layers in the network's order, and all of them as one: rates at some severities, and similarities."""
+    step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
+    shown = scores.severities[::step]
+    rows = []
+    for layer in (*scores.layers, None):
+        pairs = scores.pairs(layer) or 1
+        rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
+        name = "all of them, as one" if layer is None else layer.name
+        rows.append([name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
+    return Rows(["layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS"], rows)
 
 
 def heat_of_scores(scores: Scores) -> HeatStrip | None:

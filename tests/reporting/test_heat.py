@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from recon_cli.artifacts.ranking import RankedLayer, Ranking, RankingSource
 from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
 from recon_cli.reporting.ranking import ranking_view
+from recon_cli.reporting.tables import Rows
 
 LINE = re.compile(r"^ *(\d+) \|([^|]*)\| (\d+)$")
 SHADES = " .:-=+*#%@"
@@ -115,7 +116,7 @@ def test_scores_below_zero_have_neither_marks_nor_bars():
 def test_bars_are_as_long_as_their_shares_and_take_the_room_that_is_left(width):
     shares = [1.0, 0.75, 0.5, 0.0]
     rows = [[place, "name" * 9, 0.5] for place in range(4)]
-    lines = drawn(BarredTable([">#", "layer", ">score"], rows, shares), width=width)
+    lines = drawn(BarredTable(Rows([">#", "layer", ">score"], rows), shares), width=width)
     bars = [line.split()[-1] for line in lines[2:]]
     assert max(map(len, lines)) <= width
     assert len(bars[0]) == {60: 60 - len("#  " + "name" * 9 + "  score  "), 80: 20, 120: 20}[width]
