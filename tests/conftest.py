@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import ScoredLayer, Scores
+from recon_cli.artifacts.scores import Z_LEVELS, ScoredLayer, Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.cli.app import main
@@ -149,13 +149,16 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
             bytes=40,
             tasks=tasks,
             stages=tally.layer_stages(0),
+            series=tally.layer_series(0),
+            between=tally.between(0),
         )
         for name, tally in tallies.items()
     )
     return Scores(
         tasks=tasks, complete=True, steps=sum(measured), steps_requested=sum(measured),
         iterations=sum(measured), iterations_requested=sum(measured),
-        stage_iterations=tuple(measured), task_iterations=first.task_iterations(),
+        stage_iterations=tuple(measured), windows=first.windows(),
+        z_levels=Z_LEVELS, task_iterations=first.task_iterations(),
         pair_iterations=first.pair_iterations(), method="joint", seed=0, device="cpu", batch_restarts=0,
         severities=tuple(severities), config_digest=None, checkpoint_digest=None,
         versions=Versions(recon="0", torch="2"), trunk=first.layer_stages(0), layers=layers, unranked=(),

@@ -19,16 +19,22 @@ class RankedLayer(Record):
     """One layer of a ranking; what a plain ranking does not say is None."""
 
     name: str
-    score: float
+    score: float = Field(description="of the ranking's `kind`")
     pairs: int | None = Field(default=None, description="task pairs measured")
     non_finite: int | None = Field(default=None, description="pairs left out because a gradient was not finite")
-    rate: float | None = Field(default=None, description="share of the measured task pairs that conflict")
+    rate: float | None = Field(
+        default=None,
+        description="share of the measured task pairs with a cosine below the severity, or for `z` with cos sqrt(d) "
+        "below its bound",
+    )
     interval: tuple[float, float] | None = Field(
         default=None,
-        description="95% confidence interval of the rate (Wilson), of as many independent trials as there are "
-        "iterations in which the layer was measured: the pairs of one iteration depend on each other; null without any",
+        description="95% confidence interval of the rate (Wilson), of as many independent trials as its course over "
+        "time shows it to be worth; where that is not known, of one for each iteration; null without any",
     )
-    share: float | None = Field(default=None, description="share of all layers' conflicts that are this layer's")
+    share: float | None = Field(
+        default=None, description="share of all layers' scores, as far as they are above 0, that is this layer's"
+    )
     size: int | None = Field(default=None, description="number of parameters")
     bytes: int | None = None
     aliases: tuple[str, ...] = ()
@@ -36,6 +42,32 @@ class RankedLayer(Record):
     tasks: tuple[str, ...] | None = Field(default=None, description="tasks whose losses reach the layer")
     position: int | None = Field(
         default=None, ge=1, description="its place among the ranked layers as the model registers them, from 1"
+    )
+    in_top: float | None = Field(
+        default=None, ge=0, le=1, description="in which share of the resamplings it is among the first K"
+    )
+    places: tuple[int, int] | None = Field(
+        default=None, description="between which places it is in 95% of the resamplings, from 1"
+    )
+    tier: int | None = Field(
+        default=None,
+        ge=1,
+        description="layers of one tier cannot be told apart from the first of it: by how much they differ from one "
+        "resampling to the other is enough to explain by how much their scores differ (at 95% for all pairs of layers "
+        "together, by Bonferroni)",
+    )
+
+
+class Stability(Record):
+    """How far the ranking would be another one had other batches been drawn (block bootstrap over time)."""
+
+    k: int = Field(ge=1)
+    resamplings: int = Field(ge=1)
+    block: int = Field(ge=1, description="how many successive windows of time are drawn together")
+    overlap: float = Field(ge=0, le=1, description="how many of the first K stay there, in the mean")
+    iterations_to_settle: int | None = Field(
+        description="how many iterations would tell the layers at places K and K + 1 apart, if they went on as before; "
+        "null where their scores are equal, or there is no place K + 1"
     )
 
 
@@ -55,12 +87,15 @@ class Ranking(Framed, Document):
     MADE_BY: ClassVar[str] = "recon rank"
 
     tasks: tuple[str, ...] | None
-    severity: float | None
+    kind: str = Field(default="conflicts", description="what the score is: see `recon rank --explain`")
+    severity: float | None = Field(description="S; null for a plain ranking, and for the kind `z`")
+    z_bound: float | None = Field(default=None, description="for the kind `z`, the bound of cos sqrt(d)")
     stage: int | None = Field(description="stage counted from 1, or null for the whole profile")
     iterations: int | None
     layers: tuple[RankedLayer, ...]
     unranked: tuple[UnrankedLayer, ...] | None = Field(description="the model's other layers, if they are known")
     source: RankingSource
+    stability: Stability | None = None
     flow: Dataflow | None = Field(default=None, description="the network's data flow, as in the scores")
 
     @model_validator(mode="after")
@@ -90,15 +125,17 @@ class Ranking(Framed, Document):
         columns: dict[str, type] = {
             "place": int, "layer": str, "score": float, "rate": float, "interval_low": float, "interval_high": float,
             "share": float, "pairs": int, "non_finite": int, "parameters": int, "bytes": int, "position": int,
-            "tasks": list, "aliases": list,
+            "in_top": float, "place_low": int, "place_high": int, "tier": int, "tasks": list, "aliases": list,
         }  # fmt: skip
         rows = []
         for place, layer in enumerate(self.layers, start=1):
             low, high = layer.interval or (None, None)
+            first, last = layer.places or (None, None)
             tasks = None if layer.tasks is None else list(layer.tasks)
             rows.append((
                 place, layer.name, layer.score, layer.rate, low, high, layer.share, layer.pairs, layer.non_finite,
-                layer.size, layer.bytes, layer.position, tasks, list(layer.aliases),
+                layer.size, layer.bytes, layer.position, layer.in_top, first, last, layer.tier,
+                tasks, list(layer.aliases),
             ))  # fmt: skip
         return FrameContent(columns, rows)
 

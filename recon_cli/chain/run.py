@@ -37,7 +37,7 @@ from recon_cli.errors import ReconError, quoted
 from recon_cli.experiment.branching import Branching
 from recon_cli.experiment.targets import search_path
 from recon_cli.profiling.run import ProfileRequest, profile, profile_digest
-from recon_cli.ranking.rank import rank_document
+from recon_cli.ranking.documents import rank_document
 from recon_cli.results.compare import compare_results
 from recon_cli.results.runs import Run as ResultRun
 from recon_cli.torchrun import is_one_of_many

@@ -29,6 +29,7 @@ from recon_cli.cli import (
     unsplit,
     verify,
 )
+from recon_cli.cli import report as report_command
 from recon_cli.cli.errors import DONE, INTERRUPTED, TERMINATED, report
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.command("run", short_help="Do all of it: profile, rank, split, train, compar
 app.command("compare-rankings", short_help="Compare rankings with each other.")(compare_rankings.command)
 app.command("compare-conflicts", short_help="Compare conflicts of runs.")(compare_conflicts.command)
 app.command("compare-results", short_help="Compare what trainings came to.")(compare_results.command)
+app.command("report", short_help="Show it all on one page, or as pictures.")(report_command.command)
 app.command("verify", short_help="Check a branched checkpoint.")(verify.command)
 app.command("extract", short_help="Write one task's plain checkpoint.")(extract.command)
 app.command("unsplit", short_help="Write the shared checkpoint again.")(unsplit.command)

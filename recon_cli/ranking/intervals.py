@@ -8,11 +8,11 @@ _QUANTILE = 1.959963984540054
 """Of the normal distribution at 97.5%, for an interval of 95%."""
 
 
-def wilson_interval(rate: float, trials: int) -> tuple[float, float]:
+def wilson_interval(rate: float, trials: float) -> tuple[float, float]:
     """The 95% confidence interval of a binomial rate, by Wilson's score.
 
     :param rate: the share of successes, in [0, 1]; a mean of means need not be a whole number of trials.
-    :param trials: the number of independent trials, 1 or more.
+    :param trials: the number of independent trials, 1 or more; a mean need not be worth a whole number of them.
     :returns: both ends, in [0, 1]; the rate lies between them.
     """
     spread = _QUANTILE**2 / trials

@@ -48,7 +48,7 @@ class HeatStrip:
         plain = options.ascii_only or not console.is_terminal or console.is_dumb_terminal
         marks = _ASCII_MARKS if plain else _BLOCK_MARKS
         yield Text(f"{self.title} of each layer, in the network's order:")
-        yield Text(f"blank is 0, then {marks} in equal steps up to {self.highest}")
+        yield Text(f"blank is 0 or below, then {marks} in equal steps up to {self.highest}")
         digits = len(str(len(self.names)))
         indent = digits + len(" |")
         room = min(options.max_width - indent - len("| ") - digits, _MOST_MARKS)

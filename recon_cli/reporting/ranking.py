@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.table import Table
 
-from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.ranking import Ranking, Stability
 from recon_cli.errors import counted, number
+from recon_cli.ranking.kinds import CONFLICTS, KINDS
 from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
 from recon_cli.reporting.tables import Rows, add_row, bar, make_table, percent, percent_interval
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
 def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
     """A table of the layers in ranked order, with what the ranking knows of each."""
-    if ranking.severity is not None:
+    if ranking.iterations is not None:
         where = "the whole profile" if ranking.stage is None else f"stage {ranking.stage}"
         layers, iterations = counted(len(ranking.layers), "shared layer"), counted(ranking.iterations or 0, "iteration")
-        yield f"{layers} by conflicts below cosine {number(ranking.severity)}"
+        yield f"{layers} by {_kind_words(ranking)}"
         yield f"in {where}: {iterations} of {', '.join(ranking.tasks or ())}"
         yield ""
     strip = heat_of_ranking(ranking)
@@ -54,6 +55,41 @@ def heat_of_ranking(ranking: Ranking) -> HeatStrip | None:
     return HeatStrip("score", names, relative(scores), number(highest))
 
 
+def kinds_view() -> Iterable[RenderableType]:
+    """What each score is, and when to take it."""
+    for kind in KINDS.values():
+        yield kind.name
+        yield f"  {kind.words};"
+        yield f"  {kind.use}."
+        yield ""
+
+
+def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
+    """How certain the places of the layers are."""
+    stability = ranking.stability
+    if stability is None:
+        return
+    k = stability.k
+    yield ""
+    yield (
+        f"Were it profiled again, {number(round(stability.overlap * k, 1))} of the first {counted(k, 'layer')} would "
+        f"be the same, in the mean of {stability.resamplings} resamplings of the profile."
+    )
+    table = make_table(">#", "layer", f">in the first {k}", ">95% of places", ">tier")
+    for place, layer in enumerate(ranking.layers, start=1):
+        first, last = layer.places or (place, place)
+        add_row(table, [place, layer.name, percent(layer.in_top or 0.0), f"{first} to {last}", layer.tier])
+    yield table
+    yield "Layers of one tier cannot be told apart from the first of it."
+
+
+def _kind_words(ranking: Ranking) -> str:
+    if ranking.z_bound is not None:
+        return f"the score z: how often cos sqrt(d) is below {number(ranking.z_bound)}"
+    below = f"below cosine {number(ranking.severity or 0.0)}"
+    return f"conflicts {below}" if ranking.kind == CONFLICTS else f"the score {ranking.kind}, {below}"
+
+
 def ranking_warnings(ranking: Ranking) -> Iterable[str]:
     """What makes a ranking one that is probably not wanted."""
     if ranking.severity == 0:
@@ -67,8 +103,25 @@ def ranking_remarks(ranking: Ranking) -> Iterable[str]:
     left_out = sum(layer.non_finite or 0 for layer in ranking.layers)
     if left_out:
         yield f"{counted(left_out, 'pair')} of gradients held NaN or an infinity and are not counted"
-    elif all(layer.score == 0 for layer in ranking.layers):
+    if ranking.stability is not None:
+        yield _settled(ranking, ranking.stability)
+    if all(layer.score == 0 for layer in ranking.layers):
         yield "no layer has any conflict at this severity, so the layers stand in the model's own order"
+
+
+def _settled(ranking: Ranking, stability: Stability) -> str:
+    k, needed, tiers = stability.k, stability.iterations_to_settle, {layer.tier for layer in ranking.layers}
+    told = f"the {counted(len(ranking.layers), 'layer')} fall into {counted(len(tiers), 'tier')}"
+    if k >= len(ranking.layers):
+        return told
+    if needed is None:
+        return f"{told}; places {k} and {k + 1} have equal scores, which no number of iterations may part"
+    if needed <= (ranking.iterations or 0):
+        return f"{told}; the layers at places {k} and {k + 1} are told apart"
+    return (
+        f"{told}; to tell the layers at places {k} and {k + 1} apart would take some {needed:,} iterations "
+        f"in place of {ranking.iterations:,}"
+    )
 
 
 def leaders_table(leaders: Sequence[Leader]) -> Table:

@@ -77,20 +77,24 @@ def test_scores_are_a_row_for_each_layer_and_stage(scores, read):
 
 
 @both
-def test_rankings_are_a_row_for_each_layer(ranking, read):
-    kinds, rows = read(Ranking.read(ranking))
-    expected = []
-    for place, layer in enumerate(json.loads(ranking.read_text())["layers"], start=1):
-        low, high = layer.pop("interval")
-        del layer["parameters"]
-        name, size = layer.pop("name"), layer.pop("size")
-        expected.append(
-            {"place": place, "layer": name, "parameters": size, "interval_low": low, "interval_high": high, **layer}
-        )
-    assert rows == expected
-    assert [name for name, kind in kinds.items() if kind == "numbers"] == [
-        "score", "rate", "interval_low", "interval_high", "share",
-    ]  # fmt: skip
+def test_rankings_are_a_row_for_each_layer(recon, config, ranking, read):
+    recon("profile", config(profile={"iterations": 20}), "-o", "long.json").succeeds()
+    recon("rank", "long.json", "-S", "0", "--stability", "1", "-o", "stable.json").succeeds()
+    for path in (ranking, Path("stable.json")):
+        kinds, rows = read(Ranking.read(path))
+        expected = []
+        for place, layer in enumerate(json.loads(path.read_text())["layers"], start=1):
+            low, high = layer.pop("interval")
+            first, last = layer.pop("places") or (None, None)
+            assert (first is None) == (path == ranking)
+            del layer["parameters"]
+            layer |= {"layer": layer.pop("name"), "parameters": layer.pop("size"), "place": place}
+            layer |= {"interval_low": low, "interval_high": high, "place_low": first, "place_high": last}
+            expected.append(layer)
+        assert rows == expected
+        assert [name for name, kind in kinds.items() if kind == "numbers"] == [
+            "score", "rate", "interval_low", "interval_high", "share", "in_top",
+        ]  # fmt: skip
 
 
 @both
@@ -99,7 +103,7 @@ def test_what_a_plain_ranking_does_not_say_is_missing_but_the_types_are_the_same
     kinds, rows = read(plain)
     assert [(row["layer"], row["score"]) for row in rows] == [(layer.name, layer.score) for layer in plain.layers]
     unknown = {"rate", "interval_low", "interval_high", "share", "pairs", "non_finite", "parameters", "bytes",
-               "position", "tasks"}  # fmt: skip
+               "position", "in_top", "place_low", "place_high", "tier", "tasks"}  # fmt: skip
     assert {name for row in rows for name, cell in row.items() if cell is None} == unknown
     assert kinds == read(Ranking.read(ranking))[0]
 

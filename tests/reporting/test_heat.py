@@ -73,7 +73,7 @@ def test_every_layer_has_its_mark_in_its_place(scores, width):
 def test_each_line_says_which_layers_it_begins_and_ends_with():
     names = [f"block{number}.conv" for number in range(130)]
     lines = drawn(HeatStrip("score", names, [1.0] * 130, "7"))
-    assert lines[1] == "blank is 0, then .:-=+*#%@ in equal steps up to 7"
+    assert lines[1] == "blank is 0 or below, then .:-=+*#%@ in equal steps up to 7"
     for place, (first, last) in zip((2, 4, 6), ((1, 60), (61, 120), (121, 130)), strict=True):
         assert lines[place] == f"{first:>3} |{'@' * (last - first + 1)}| {last}"
         below = lines[place + 1]
