@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import ReconError, lacking
-from recon_cli.ranking.compare import layer_distance
+from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import DEFAULT_SEVERITY, rank
 from recon_cli.report.changes import Changes, changes_of
 from recon_cli.report.cosines import LAYER_BINS, TRUNK_BINS, Distribution, distributions_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 
 from recon_cli.artifacts.scores import ScoredLayer, Scores
 from recon_cli.report.layers import rate_of
@@ -56,11 +57,22 @@ def tasks_of(scores: Scores, severity: float) -> Tasks:
 
 
 def task_matrix(scores: Scores, layer: ScoredLayer | None, severity: float) -> TaskMatrix | None:
-    """How often each two tasks conflict on a layer; of more than two tasks, the scores hold only all pairs' total.
+    """How often each two tasks conflict on a layer.
 
     :param layer: None for all shared layers as one.
+    :returns: None where it is not known: between more than two tasks it is counted at the grid of severities alone, and
+        not by old versions.
     """
-    if len(scores.tasks) != 2:
+    between = scores.trunk_between if layer is None else layer.between
+    pairs = list(combinations(range(len(scores.tasks)), 2))
+    if len(pairs) == 1:
+        rates = [rate_of(scores, layer, severity)]
+    elif between is not None and severity in scores.severities:
+        counts = between.conflicts[scores.severities.index(severity)]
+        rates = [count / times if times else None for count, times in zip(counts, between.pairs, strict=True)]
+    else:
         return None
-    rate = rate_of(scores, layer, severity)
-    return TaskMatrix(tuple(map(shown, scores.tasks)), ((None, rate), (rate, None)))
+    of = dict(zip(pairs, rates, strict=True))
+    places = range(len(scores.tasks))
+    matrix = tuple(tuple(None if i == j else of[min(i, j), max(i, j)] for j in places) for i in places)
+    return TaskMatrix(tuple(map(shown, scores.tasks)), matrix)

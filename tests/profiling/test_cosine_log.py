@@ -191,7 +191,7 @@ def test_cosines_of_another_kind_are_refused(recon, config, written):
         save_file(tensors, "x.safetensors", {**metadata, **changes})
         recon("rank", "s.json", "--cosines", "x.safetensors").refuses(words)
     Path("plain.json").write_text('{"a": 1}')
-    recon("rank", "plain.json", "--cosines", "s.cosines.safetensors").refuses("leave --severity, --stage and --cosines")
+    recon("rank", "plain.json", "--cosines", "s.cosines.safetensors").refuses("leave --severity, --stage, --cosines")
 
 
 def test_a_killed_run_keeps_its_blocks(recon, config, tmp_path):

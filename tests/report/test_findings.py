@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.series import Between
 from recon_cli.branching.plan import split_per_task
 from recon_cli.branching.streams import count_flops
 from recon_cli.conflicts.compare import compare_conflicts
 from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
-from recon_cli.ranking.compare import layer_distance
+from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import rank
 from recon_cli.report.content import content_of
 from recon_cli.report.costs import costs_of, first_covering
@@ -124,7 +125,15 @@ def test_the_task_matrix_of_two_tasks_is_the_rate_of_both():
     assert whole.matrix.rates == ((None, 0.25), (0.25, None))
     assert [(task.name, task.iterations, task.norm) for task in whole.tasks] == [("left", 4, 2.0), ("right", 4, 2.0)]
     assert task_matrix(profile, profile.layers[1], -0.1).rates == ((None, 0.75), (0.75, None))
-    assert task_matrix(scores({"a": [[-0.5, 0.5, 0.5]]}, tasks="xyz"), None, -0.1) is None
+
+
+def test_the_task_matrix_of_more_tasks_is_what_was_counted_between_them():
+    profile = scores({"a": [[-0.5] * 12]}, tasks="xyz")
+    assert task_matrix(profile, None, -0.1) is None
+    counts = tuple((1, 2, 0) if severity == -0.1 else (4, 4, 0) for severity in profile.severities)
+    between = Between(pairs=(4, 4, 0), conflicts=counts, cosines=(-0.1, 0.0, None))
+    matrix = task_matrix(profile.model_copy(update={"trunk_between": between}), None, -0.1)
+    assert matrix.rates == ((None, 0.25, 0.5), (0.25, None, None), (0.5, None, None))
 
 
 def test_before_and_after_are_what_compare_conflicts_finds():
