@@ -37,11 +37,13 @@ def ranking_rows(ranking: Ranking) -> Rows:
     """The layers in ranked order, with what the ranking knows of each."""
     places = list(enumerate(ranking.layers, start=1))
     if any(layer.rate is None for layer in ranking.layers):
-        return Rows([">#", "layer", ">score"], [[place, layer.name, number(layer.score)] for place, layer in places])
+        return Rows(
+            [">#", "layer", ">score"], [[place, layer.name, _score_text(layer.score)] for place, layer in places]
+        )
     rows = []
     for place, layer in places:
         rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-        rows.append([place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
+        rows.append([place, layer.name, _score_text(layer.score), rate, interval, f"{layer.size:,}"])
     return Rows([">#", "layer", ">score", ">rate", ">95% interval", ">parameters"], rows)
 
 
@@ -52,7 +54,7 @@ def heat_of_ranking(ranking: Ranking) -> HeatStrip | None:
     if highest <= 0 or any(layer.position is None for layer in layers):
         return None
     names, scores = [layer.name for layer in layers], [layer.score for layer in layers]
-    return HeatStrip("score", names, relative(scores), number(highest))
+    return HeatStrip("score", names, relative(scores), _score_text(highest))
 
 
 def kinds_view() -> Iterable[RenderableType]:
@@ -81,6 +83,11 @@ def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
         add_row(table, [place, layer.name, percent(layer.in_top or 0.0), f"{first} to {last}", layer.tier])
     yield table
     yield "Layers of one tier cannot be told apart from the first of it."
+
+
+def _score_text(score: float) -> str:
+    """Counts in full, other scores as far as a table has room for them."""
+    return number(score) if score.is_integer() else f"{score:.6g}"
 
 
 def _kind_words(ranking: Ranking) -> str:

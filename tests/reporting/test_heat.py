@@ -104,6 +104,12 @@ def test_no_strip_is_shown_where_nothing_is_known_or_nothing_conflicts():
         assert strip_in(drawn(*ranking_view(ranking))) == ("", [])
 
 
+def test_counts_are_shown_in_full_and_other_scores_as_far_as_there_is_room():
+    lines = drawn(*ranking_view(ranking_of({"a": 1234567.0, "b": 0.30231814215645114, "c": -0.5})))
+    assert "blank is 0 or below, then .:-=+*#%@ in equal steps up to 1234567" in lines
+    assert [line.split()[2] for line in lines[-3:]] == ["1234567", "0.302318", "-0.5"]
+
+
 def test_scores_below_zero_have_neither_marks_nor_bars():
     lines = drawn(*ranking_view(ranking_of({"a": 2.0, "b": -3.0})))
     assert strip_in(lines)[0] == "@ "
