@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.pages import page_with
 from recon_cli.artifacts.method import JOINT
 from recon_cli.artifacts.scores import Z_LEVELS, ScoredLayer, Scores
 from recon_cli.artifacts.versions import Versions
@@ -204,9 +205,7 @@ def main() -> None:
     found = measure()
     print(table(found))
     if arguments.write:
-        before, _, rest = PAGE.read_text().partition("<!-- planted -->\n")
-        _, _, after = rest.partition("<!-- end -->\n")
-        PAGE.write_text(f"{before}<!-- planted -->\n{table(found)}<!-- end -->\n{after}")
+        PAGE.write_text(page_with(PAGE.read_text(), "planted", table(found)))
         draw(found, PICTURE)
 
 
