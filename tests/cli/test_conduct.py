@@ -17,7 +17,7 @@ from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts", "train", "compare-results", "run",
+    "methods", "compare-conflicts", "train", "compare-results", "run", "report",
 ]  # fmt: skip
 
 
