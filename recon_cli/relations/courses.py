@@ -12,7 +12,7 @@ from recon_cli.artifacts.scores import ScoredLayer, Scores
 from recon_cli.artifacts.series import Means
 from recon_cli.artifacts.tasks import Course, Measure
 
-LAST = 50
+_LAST = 50
 _SMOOTHED_OVER = 10
 _DIGITS = 6
 
@@ -37,6 +37,11 @@ def windows_up_to(place: int, lengths: Sequence[int], least: float) -> slice:
         if held >= least:
             return slice(first, place + 1)
     return slice(0, place + 1)
+
+
+def last_iterations(lengths: Sequence[int]) -> int:
+    """How many iterations the windows hold that the values at the end are of."""
+    return sum(lengths[windows_up_to(len(lengths) - 1, lengths, _LAST)])
 
 
 def _courses(scores: Scores, layer: ScoredLayer | None) -> Iterator[Course]:
@@ -70,5 +75,5 @@ def _course(
         feature=feature,
         values=values,
         smoothed=tuple(mean(windows_up_to(place, lengths, tenth)) for place in range(len(values))),
-        last=mean(windows_up_to(len(values) - 1, lengths, LAST)),
+        last=mean(windows_up_to(len(values) - 1, lengths, _LAST)),
     )

@@ -11,7 +11,7 @@ from recon_cli.artifacts.scores import ScoredLayer, Scores
 from recon_cli.artifacts.tasks import Grouping, TaskGroup, TaskRelations
 from recon_cli.errors import ReconError, did_you_mean, listed, number, quoted
 from recon_cli.relations.chance import differ_beyond_chance
-from recon_cli.relations.courses import LAST, courses_of, windows_up_to
+from recon_cli.relations.courses import courses_of, last_iterations
 from recon_cli.relations.groups import mean_rate, suggest_groups
 from recon_cli.relations.pairs import TaskPairs, matrix_of, task_pairs
 
@@ -27,7 +27,6 @@ def relate_tasks(scores: Scores, severity: float, layer: str | None = None) -> T
         raise ReconError(f"the severity {number(severity)} is not in (-1, 0]")
     of = None if layer is None else _layer(scores, layer)
     pairs, tasks = _known_pairs(scores, of, severity), len(scores.tasks)
-    windows = scores.windows
     return TaskRelations(
         tasks=scores.tasks,
         layer=None if of is None else of.name,
@@ -39,8 +38,8 @@ def relate_tasks(scores: Scores, severity: float, layer: str | None = None) -> T
         cosines=matrix_of(pairs.cosines, tasks, None),
         measured=matrix_of(pairs.measured, tasks, 0),
         grouping=_grouping(scores.tasks, pairs),
-        windows=windows,
-        last_iterations=sum(windows[windows_up_to(len(windows) - 1, windows, LAST)]),
+        windows=scores.windows,
+        last_iterations=last_iterations(scores.windows),
         courses=courses_of(scores, of),
     )
 
