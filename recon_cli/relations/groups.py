@@ -9,7 +9,7 @@ from statistics import mean
 
 from recon_cli.relations.pairs import matrix_of
 
-FEWEST = 3
+_FEWEST = 3
 """Of fewer tasks there is nothing to group."""
 
 
@@ -35,7 +35,7 @@ def suggest_groups(rates: Sequence[float | None], tasks: int) -> tuple[tuple[int
     """
     matrix = matrix_of(rates, tasks, None)
     members = [task for task in range(tasks) if any(rate is not None for rate in matrix[task])]
-    if len(members) < FEWEST:
+    if len(members) < _FEWEST:
         return None
     limit = mean_rate(rates)
 
