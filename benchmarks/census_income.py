@@ -27,6 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.pages import page_with
 from recon_cli.datasets.census_income import TASKS, CensusIncome, Part, census_income, small_census_income
 from recon_cli.metrics.auc import area_under_curve
 from recon_cli.rules.registry import RULES
@@ -147,13 +148,11 @@ def table_of(runs: Sequence[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page_with(page: str, runs: Sequence[Run], epochs: int) -> str:
+def page_of(page: str, runs: Sequence[Run], epochs: int) -> str:
     """The page with another table in it, and what was run for it."""
-    before, _, rest = page.partition("<!-- table -->\n")
-    _, _, after = rest.partition("<!-- end -->\n")
     hours = sum(one.seconds for one in runs) / 3600
     what = f"{epochs} epochs; {len(runs)} runs of one thread each, {hours:.1f} hours of training in all.\n"
-    return f"{before}<!-- table -->\n{what}\n{table_of(runs)}<!-- end -->\n{after}"
+    return page_with(page, "table", f"{what}\n{table_of(runs)}")
 
 
 def main() -> None:
@@ -185,7 +184,7 @@ def main() -> None:
     ]
     print(table_of(of_this))
     if arguments.write:
-        PAGE.write_text(page_with(PAGE.read_text(), of_this, arguments.epochs))
+        PAGE.write_text(page_of(PAGE.read_text(), of_this, arguments.epochs))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from benchmarks.pages import page_with
 from recon_cli.artifacts.conflict_comparison import ComparedRun, ConflictComparison
 from recon_cli.artifacts.result_comparison import ComparedResults, ResultComparison
 from recon_cli.artifacts.scores import Scores
@@ -194,15 +195,6 @@ def sections(folders: Sequence[Path], profiles: Sequence[Path]) -> dict[str, str
     }
 
 
-def page_with(page: str, tables: Mapping[str, str]) -> str:
-    """The page with other tables in it."""
-    for name, text in tables.items():
-        before, _, rest = page.partition(f"<!-- {name} -->\n")
-        _, _, after = rest.partition("<!-- end -->\n")
-        page = f"{before}<!-- {name} -->\n{text}<!-- end -->\n{after}"
-    return page
-
-
 def main() -> None:
     """Show the tables, and put them into the page if that is asked for."""
     parser = argparse.ArgumentParser(description="The tables of docs/results.md.")
@@ -213,7 +205,10 @@ def main() -> None:
     tables = sections(arguments.folders, arguments.profiles)
     print("\n".join(tables.values()))
     if arguments.write:
-        PAGE.write_text(page_with(PAGE.read_text(), tables))
+        page = PAGE.read_text()
+        for name, content in tables.items():
+            page = page_with(page, name, content)
+        PAGE.write_text(page)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.pages import page_with
 from recon_cli.rules.registry import RULES, make_rule
 from recon_cli.rules.rule import GradientRule, LossRule, Observation, PenaltyRule, Rule, WeightRule
 
@@ -236,9 +237,7 @@ def main() -> None:
         if arguments.write:
             (DOCS / f"two_dimensions_{rate}.svg").write_text(picture_of(runs))
             page = DOCS / "two_dimensions.md"
-            before, _, rest = page.read_text().partition(f"<!-- {rate} -->\n")
-            _, _, after = rest.partition("<!-- end -->\n")
-            page.write_text(f"{before}<!-- {rate} -->\n{table_of(runs)}<!-- end -->\n{after}")
+            page.write_text(page_with(page.read_text(), rate, table_of(runs)))
 
 
 if __name__ == "__main__":

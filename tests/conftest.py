@@ -167,6 +167,14 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
     )  # fmt: skip
 
 
+def without_series(content: dict[str, Any]) -> None:
+    """Take out of the content of a scores document what earlier versions did not count."""
+    for part in content["layers"]:
+        del part["series"], part["between"]
+    for name in ("windows", "trunk_series", "trunk_between"):
+        content.pop(name, None)
+
+
 def read_scores(path: Path) -> Scores:
     """Read a scores file."""
     return Scores.read(path)

@@ -56,6 +56,13 @@ class Document(Record):
         """The document as it stands in a file: the same content gives the same bytes."""
         return strict_json.encode(self.to_json(), indent=self.INDENT)
 
+    def _repr_html_(self) -> str:
+        """The document as a notebook shows it."""
+        # Nobody but a notebook asks for this, and what makes it stands on the documents.
+        from recon_cli.reporting.html import document_html
+
+        return document_html(self)
+
     def write(self, path: str | Path, *, overwrite: bool = False, inputs: Iterable[Path] = ()) -> None:
         """Write the document to a file, which appears whole or not at all, or to standard output for `-`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.manifest import Selection, SourceCheckpoint, SplitLayer, SplitStatistics
@@ -111,6 +111,19 @@ class InspectedDocument(Record):
 
     document_schema: str
     facts: dict[str, str]
+    _document: Document | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, document: Document, facts: dict[str, str]) -> InspectedDocument:
+        """What a document says, and the document itself, which is not written along."""
+        found = cls(document_schema=document.SCHEMA, facts=facts)
+        found._document = document
+        return found
+
+    @property
+    def document(self) -> Document | None:
+        """The document; None where the inspection was itself read from a file."""
+        return self._document
 
 
 class Inspection(Document):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
 from recon_cli.artifacts.formats import CheckpointFormat
+from recon_cli.artifacts.frames import FrameContent, Framed
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.versions import Versions
 
@@ -221,7 +222,7 @@ class SplitPlan(Document):
         return self
 
 
-class Manifest(Document):
+class Manifest(Framed, Document):
     """What `recon split` did to a checkpoint; it stands beside the branched file and inside it."""
 
     SCHEMA: ClassVar[str] = "recon.manifest/1"
@@ -245,6 +246,17 @@ class Manifest(Document):
     def splits(self) -> tuple[Split, ...]:
         """The split layers, and the statistics of other layers that are split."""
         return (*self.layers, *(self.statistics or ()))
+
+    def frame_content(self) -> FrameContent:
+        """One row for every split layer, in the order in which they were chosen."""
+        columns: dict[str, type] = {"layer": str, "aliases": list, "branches": int, "added_operations": float}
+        columns |= {f"branch_{task}": str for task in self.tasks}
+        rows = []
+        for layer in self.layers:
+            added = None if self.cost is None else self.cost.added_by(layer.name)
+            own = [layer.branch_of(task) for task in self.tasks]
+            rows.append((layer.name, list(layer.aliases), len(layer.branches), added, *own))
+        return FrameContent(columns, rows)
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

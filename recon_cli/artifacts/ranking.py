@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record, name_of, read_json
+from recon_cli.artifacts.frames import FrameContent, Framed
 from recon_cli.artifacts.scores import UnrankedLayer
 from recon_cli.errors import ReconError, quoted
 
@@ -79,7 +80,7 @@ class RankingSource(Record):
     complete: bool | None = Field(description="false if the profile ended before its last iteration")
 
 
-class Ranking(Document):
+class Ranking(Framed, Document):
     """What `recon rank` made of the scores: layers by falling score, ties in the model's own order."""
 
     SCHEMA: ClassVar[str] = "recon.ranking/1"
@@ -118,6 +119,25 @@ class Ranking(Document):
     def names(self) -> tuple[str, ...]:
         """The layers' names in ranked order."""
         return tuple(layer.name for layer in self.layers)
+
+    def frame_content(self) -> FrameContent:
+        """One row for every layer, in ranked order."""
+        columns: dict[str, type] = {
+            "place": int, "layer": str, "score": float, "rate": float, "interval_low": float, "interval_high": float,
+            "share": float, "pairs": int, "non_finite": int, "parameters": int, "bytes": int, "position": int,
+            "in_top": float, "place_low": int, "place_high": int, "tier": int, "tasks": list, "aliases": list,
+        }  # fmt: skip
+        rows = []
+        for place, layer in enumerate(self.layers, start=1):
+            low, high = layer.interval or (None, None)
+            first, last = layer.places or (None, None)
+            tasks = None if layer.tasks is None else list(layer.tasks)
+            rows.append((
+                place, layer.name, layer.score, layer.rate, low, high, layer.share, layer.pairs, layer.non_finite,
+                layer.size, layer.bytes, layer.position, layer.in_top, first, last, layer.tier,
+                tasks, list(layer.aliases),
+            ))  # fmt: skip
+        return FrameContent(columns, rows)
 
     @classmethod
     def read(cls, path: str | Path) -> Ranking:

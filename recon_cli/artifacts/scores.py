@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.document import Document, Record
+from recon_cli.artifacts.frames import Cell, FrameContent, Framed
 from recon_cli.artifacts.method import Method
 from recon_cli.artifacts.series import Between, FeatureSeries, Series
 from recon_cli.artifacts.versions import Versions
@@ -182,7 +183,7 @@ class UnrankedLayer(Record):
     parameters: tuple[str, ...] = ()
 
 
-class Scores(Document):
+class Scores(Framed, Document):
     """What `recon profile` measured."""
 
     SCHEMA: ClassVar[str] = "recon.scores/1"
@@ -363,6 +364,28 @@ class Scores(Document):
         """Feature Disentanglement, in nats: the mean over the iterations it was measured in; None without any."""
         parts = feature.stages if stage is None else (feature.stages[stage - 1],)
         return _mean((part.fd, part.fd_iterations) for part in parts)
+
+    def frame_content(self) -> FrameContent:
+        """One row for every layer and stage, in the network's order; the trunk and features are left out."""
+        columns: dict[str, type] = {
+            "layer": str, "type": str, "parameters": int, "bytes": int, "tasks": list, "stage": int,
+            "iterations": int, "pairs": int, "non_finite": int,
+            **{f"conflicts_{number(severity)}": int for severity in self.severities},
+            **{f"z_conflicts_{number(level)}": int for level in self.z_levels},
+            "gds": float, "deviation": float, "gms": float, "opposition": float,
+            **{f"norm_{task}": float for task in self.tasks},
+            **{f"iterations_{task}": int for task in self.tasks},
+        }  # fmt: skip
+        rows: list[Sequence[Cell]] = []
+        for layer in self.layers:
+            what = (layer.name, layer.type, layer.size, layer.bytes, list(layer.tasks))
+            for place, stage in enumerate(layer.stages, start=1):
+                z_conflicts = stage.z_conflicts or [None] * len(self.z_levels)
+                rows.append((
+                    *what, place, stage.iterations, stage.pairs, stage.non_finite, *stage.conflicts, *z_conflicts,
+                    stage.gds, stage.deviation, stage.gms, stage.opposition, *stage.norms, *stage.norm_iterations,
+                ))  # fmt: skip
+        return FrameContent(columns, rows)
 
     def _stages(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None) -> tuple[LayerStage, ...]:
         stages = self.trunk if layer is None else layer.stages

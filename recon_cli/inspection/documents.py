@@ -47,7 +47,7 @@ def inspect_document(path: Path) -> tuple[int, InspectedDocument]:
     content = parse(data, name_of(path))
     kind = _kind_of(content, name_of(path))
     document = kind.from_content(content, name_of(path))
-    return len(data), InspectedDocument(document_schema=document.SCHEMA, facts=SUMMARIES[kind](document))
+    return len(data), InspectedDocument.of(document, SUMMARIES[kind](document))
 
 
 def _kind_of(content: Any, what: str) -> type[Document]:

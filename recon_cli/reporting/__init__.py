@@ -1,1 +1,1 @@
-"""Tables for the terminal."""
+"""Tables for the terminal and for notebooks."""

@@ -12,7 +12,7 @@ from recon_cli.artifacts.comparison import Comparison, OptionalMatrix
 from recon_cli.errors import counted, listed, number
 from recon_cli.ranking.reading import NamedRanking
 from recon_cli.reporting.ranking import ranking_warnings
-from recon_cli.reporting.tables import add_row, make_table
+from recon_cli.reporting.tables import Rows, add_row, make_table
 
 _GAP = 2
 
@@ -36,6 +36,24 @@ def comparison_view(comparison: Comparison) -> Iterable[RenderableType]:
             yield _Triangle([[measure.show(figure) for figure in row] for row in measure.figures])
             yield ""
     yield _least_overlap(comparison)
+
+
+def comparison_rows(comparison: Comparison) -> Rows:
+    """The measures of every two rankings."""
+    optional = {"tau": comparison.tau, "rho": comparison.rho}
+    measures: dict[str, OptionalMatrix] = {
+        "distance (Eq. 22)": comparison.distance,
+        "similarity": comparison.similarity,
+        # Documents of Recon before they were there hold none of these.
+        **{name: figures for name, figures in optional.items() if figures},
+        f"overlap of the first {comparison.k}": comparison.overlap,
+    }
+    rows = []
+    for two, name in enumerate(comparison.rankings):
+        for one in range(two):
+            figures = [_figure(matrix[two][one], 3) for matrix in measures.values()]
+            rows.append([comparison.rankings[one], name, *figures])
+    return Rows(["", "", *(f">{name}" for name in measures)], rows)
 
 
 def comparison_warnings(rankings: Sequence[NamedRanking]) -> Iterable[str]:
@@ -81,8 +99,7 @@ def _measures(comparison: Comparison, *, decimals: int) -> Iterable[_Measure]:
     assert chance is not None
 
     def figure(value: float | None) -> str:
-        # Adding 0 turns a rounded -0.0 into 0.0.
-        return "-" if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
+        return _figure(value, decimals)
 
     def count(share: float | None) -> str:
         return "-" if share is None else number(round(share * k, 1))
@@ -92,6 +109,11 @@ def _measures(comparison: Comparison, *, decimals: int) -> Iterable[_Measure]:
     yield _Measure("Kendall's tau-b of the scores", comparison.tau, 0.0, figure)
     yield _Measure("Spearman's rho of the scores", comparison.rho, 0.0, figure)
     yield _Measure(f"layers that are in both first {k}", comparison.overlap, chance.overlap, count)
+
+
+def _figure(value: float | None, decimals: int) -> str:
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return "-" if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _least_overlap(comparison: Comparison) -> str:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.conflict_comparison import ComparedRun, ConflictComparison
 from recon_cli.errors import counted, number, quoted
-from recon_cli.reporting.tables import add_row, make_table, percent, percent_interval
+from recon_cli.reporting.tables import Rows, add_row, make_table, percent, percent_interval, table_of
 
 
 def conflict_comparison_view(comparison: ConflictComparison) -> Iterable[RenderableType]:
@@ -28,12 +28,21 @@ def conflict_comparison_view(comparison: ConflictComparison) -> Iterable[Rendera
     yield ""
     bound = number(comparison.bound)
     yield f"reduction of the cosines below {bound} against the baseline, and the mean cosine (GDS)"
-    table = make_table("", ">pairs", f">cos < {bound}", ">95% interval", ">reduction", ">95% interval", ">GDS")
-    for place, run in enumerate(comparison.runs, start=1):
+    yield table_of(reduction_rows(comparison, [str(place + 1) for place in range(len(comparison.runs))]))
+
+
+def reduction_rows(comparison: ConflictComparison, names: Sequence[str]) -> Rows:
+    """How much of each run lies below the bound, and by how much that is reduced.
+
+    :param names: what the runs are called.
+    """
+    rows = []
+    for name, run in zip(names, comparison.runs, strict=True):
         below, confidence = percent(run.below.share), percent_interval(run.below.confidence)
         # Adding 0 turns a rounded -0.0 into 0.0.
-        add_row(table, [place, f"{run.pairs:,}", below, confidence, *_reduction(run), f"{round(run.gds, 3) + 0.0:.3f}"])
-    yield table
+        rows.append([name, f"{run.pairs:,}", below, confidence, *_reduction(run), f"{round(run.gds, 3) + 0.0:.3f}"])
+    bound = f">cos < {number(comparison.bound)}"
+    return Rows(["", ">pairs", bound, ">95% interval", ">reduction", ">95% interval", ">GDS"], rows)
 
 
 def conflict_comparison_remarks(comparison: ConflictComparison) -> Iterable[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
+from recon_cli.artifacts.document import Document
 from recon_cli.artifacts.inspection import (
     InspectedCheckpoint,
     InspectedDocument,
@@ -16,7 +17,11 @@ from recon_cli.artifacts.inspection import (
     InspectedTensor,
     Inspection,
 )
+from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, listed, quoted
+from recon_cli.reporting.ranking import heat_of_ranking
+from recon_cli.reporting.scores import heat_of_scores
 from recon_cli.reporting.tables import add_row, make_table, readable_bytes
 
 _ROWS = 100
@@ -33,6 +38,7 @@ def inspection_view(inspection: Inspection, *, whole: bool = False) -> Iterable[
         yield f"{inspection.name}: {inspection.document.document_schema}, {readable_bytes(inspection.bytes)}"
         yield ""
         yield _facts(inspection.document)
+        yield from _heat(inspection.document.document)
     if inspection.checkpoint is not None:
         found = inspection.checkpoint
         yield f"{inspection.name}: {found.format}, {readable_bytes(inspection.bytes)}"
@@ -51,6 +57,18 @@ def _facts(document: InspectedDocument) -> Table:
     for fact, value in document.facts.items():
         add_row(table, [fact, value])
     return table
+
+
+def _heat(document: Document | None) -> Iterable[RenderableType]:
+    """Where in the network the conflicts are, if the document says so."""
+    strip = None
+    if isinstance(document, Scores):
+        strip = heat_of_scores(document)
+    elif isinstance(document, Ranking):
+        strip = heat_of_ranking(document)
+    if strip is not None:
+        yield ""
+        yield strip
 
 
 def _refusal(found: InspectedCheckpoint) -> Iterable[str]:

@@ -11,7 +11,8 @@ from rich.table import Table
 from recon_cli.artifacts.ranking import Ranking, Stability
 from recon_cli.errors import counted, number
 from recon_cli.ranking.kinds import CONFLICTS, KINDS
-from recon_cli.reporting.tables import add_row, bar, make_table, percent, percent_interval
+from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
+from recon_cli.reporting.tables import Rows, add_row, bar, make_table, percent, percent_interval
 
 if TYPE_CHECKING:
     from recon_cli.profiling.leaders import Leader
@@ -25,16 +26,35 @@ def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
         yield f"{layers} by {_kind_words(ranking)}"
         yield f"in {where}: {iterations} of {', '.join(ranking.tasks or ())}"
         yield ""
+    strip = heat_of_ranking(ranking)
+    if strip is not None:
+        yield strip
+        yield ""
+    yield BarredTable(ranking_rows(ranking), relative([layer.score for layer in ranking.layers]))
+
+
+def ranking_rows(ranking: Ranking) -> Rows:
+    """The layers in ranked order, with what the ranking knows of each."""
+    places = list(enumerate(ranking.layers, start=1))
     if any(layer.rate is None for layer in ranking.layers):
-        table = make_table(">#", "layer", ">score")
-        for place, layer in enumerate(ranking.layers, start=1):
-            add_row(table, [place, layer.name, number(layer.score)])
-    else:
-        table = make_table(">#", "layer", ">score", ">rate", ">95% interval", ">parameters")
-        for place, layer in enumerate(ranking.layers, start=1):
-            rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-            add_row(table, [place, layer.name, number(layer.score), rate, interval, f"{layer.size:,}"])
-    yield table
+        return Rows(
+            [">#", "layer", ">score"], [[place, layer.name, _score_text(layer.score)] for place, layer in places]
+        )
+    rows = []
+    for place, layer in places:
+        rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
+        rows.append([place, layer.name, _score_text(layer.score), rate, interval, f"{layer.size:,}"])
+    return Rows([">#", "layer", ">score", ">rate", ">95% interval", ">parameters"], rows)
+
+
+def heat_of_ranking(ranking: Ranking) -> HeatStrip | None:
+    """The scores along the network; None if its order is not known, or no layer has a score."""
+    layers = sorted(ranking.layers, key=lambda layer: layer.position or 0)
+    highest = ranking.layers[0].score
+    if highest <= 0 or any(layer.position is None for layer in layers):
+        return None
+    names, scores = [layer.name for layer in layers], [layer.score for layer in layers]
+    return HeatStrip("score", names, relative(scores), _score_text(highest))
 
 
 def kinds_view() -> Iterable[RenderableType]:
@@ -63,6 +83,11 @@ def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
         add_row(table, [place, layer.name, percent(layer.in_top or 0.0), f"{first} to {last}", layer.tier])
     yield table
     yield "Layers of one tier cannot be told apart from the first of it."
+
+
+def _score_text(score: float) -> str:
+    """Counts in full, other scores as far as a table has room for them."""
+    return number(score) if score.is_integer() else f"{score:.6g}"
 
 
 def _kind_words(ranking: Ranking) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from recon_cli.artifacts.result_comparison import ComparedCriterion, Improvement, ResultComparison
 from recon_cli.artifacts.training import Statistic
 from recon_cli.errors import counted, printable, quoted
-from recon_cli.reporting.tables import add_row, make_table
+from recon_cli.reporting.tables import Rows, add_row, make_table
 from recon_cli.reporting.training import statistic_text
 
 _GAP = 2
@@ -36,6 +36,13 @@ def result_comparison_view(comparison: ResultComparison) -> Iterable[RenderableT
     if comparison.single_task != 0:
         yield f"over 1st: {improvement} {first}; above 0 is better"
     yield f"ops, time: a forward pass and the training, relative to {first}; #P: size of the parameters"
+
+
+def result_comparison_rows(comparison: ResultComparison) -> Rows:
+    """What each run came to, what it costs, and by how much it improves on others."""
+    columns = [column for group in _groups(comparison) for column in group]
+    rows = [[run.name, *(column.cells[row] for column in columns)] for row, run in enumerate(comparison.runs)]
+    return Rows(["", *(f">{column.head}" for column in columns)], rows)
 
 
 def result_comparison_remarks(comparison: ResultComparison) -> Iterable[str]:

@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from recon_cli.artifacts.method import JOINT, describe
 from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, number
-from recon_cli.reporting.tables import add_row, make_table, percent
+from recon_cli.ranking.rank import DEFAULT_SEVERITY
+from recon_cli.reporting.heat import HeatStrip, relative
+from recon_cli.reporting.tables import Rows, percent, table_of
 
 _SHOWN_SEVERITIES = 4
 
@@ -30,15 +32,7 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     if scores.batch_restarts:
         yield f"the data was started over {counted(scores.batch_restarts, 'time')}"
     yield ""
-    step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
-    shown = scores.severities[::step]
-    table = make_table("layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS")
-    for layer in (*scores.layers, None):
-        pairs = scores.pairs(layer) or 1
-        rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
-        name = "all of them, as one" if layer is None else layer.name
-        add_row(table, [name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
-    yield table
+    yield table_of(scores_rows(scores))
     for feature in scores.features:
         yield (
             f"at {feature.name}: FD {_decimal(scores.fd(feature), 3) or 'not measured'} "
@@ -46,7 +40,33 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
             f"GDS {_decimal(scores.gds(feature), 3)}, GMS {_decimal(scores.gms(feature), 2)}"
         )
     yield ""
-    yield f"next: recon rank {output} -S -0.1 -o ranking.json"
+    strip = heat_of_scores(scores)
+    if strip is not None:
+        yield strip
+        yield ""
+    yield f"next: recon rank {output} -S {number(DEFAULT_SEVERITY)} -o ranking.json"
+
+
+def scores_rows(scores: Scores) -> Rows:
+    """The layers in the network's order, and all of them as one: rates at some severities, and similarities."""
+    step = max(1, -(-len(scores.severities) // _SHOWN_SEVERITIES))
+    shown = scores.severities[::step]
+    rows = []
+    for layer in (*scores.layers, None):
+        pairs = scores.pairs(layer) or 1
+        rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
+        name = "all of them, as one" if layer is None else layer.name
+        rows.append([name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
+    return Rows(["layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS"], rows)
+
+
+def heat_of_scores(scores: Scores) -> HeatStrip | None:
+    """The rates of conflicts along the network, at the severity that is ranked by unasked; None without conflicts."""
+    rates = [scores.conflicts(layer, DEFAULT_SEVERITY) / (scores.pairs(layer) or 1) for layer in scores.layers]
+    if not any(rates):
+        return None
+    title = f"rate of cosines below {number(DEFAULT_SEVERITY)}"
+    return HeatStrip(title, [layer.name for layer in scores.layers], relative(rates), percent(max(rates)))
 
 
 def _decimal(value: float | None, digits: int) -> str:

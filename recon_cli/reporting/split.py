@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
+from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.branching.costs import added_text
 from recon_cli.branching.split import SplitResult
 from recon_cli.branching.statistics import layers_in_doubt
 from recon_cli.errors import counted, listed, number, quoted
-from recon_cli.reporting.tables import add_row, make_table, megabytes, percent
+from recon_cli.reporting.tables import Rows, add_row, make_table, megabytes, percent
 
 _DEAREST = 3
 """So many layers are named before a split is written."""
@@ -47,6 +48,17 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     if cost is not None:
         yield f"operations: {cost.ratio:.3f} times those of the shared network"
     yield f"to write: {megabytes(result.output.bytes)}, and a manifest of {megabytes(result.output.manifest_bytes)}"
+
+
+def split_rows(document: Manifest | SplitPlan) -> Rows:
+    """The split layers, the tasks of their branches, and what each adds in operations where that is known."""
+    cost = document.cost
+    rows = []
+    for layer in document.layers:
+        branches = " | ".join(", ".join(branch.tasks) for branch in layer.branches)
+        added = "" if cost is None else percent(cost.added_by(layer.name))
+        rows.append([" = ".join((layer.name, *layer.aliases)), branches, added])
+    return Rows(["layer", "tasks of its branches", ">added operations"], rows)
 
 
 def split_remarks(result: SplitResult) -> Iterable[str]:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from recon_cli.errors import printable
 from recon_cli.sizes import BYTE_UNITS
 
 _BAR_WIDTH = 20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a table holds, wherever it is shown.
+
+    :ivar columns: their names, as `make_table` takes them.
+    :ivar rows: each with one cell for every column.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 def make_table(*columns: str) -> Table:
@@ -23,14 +37,22 @@ def make_table(*columns: str) -> Table:
 
 
 def add_row(table: Table, cells: Sequence[object]) -> None:
-    """Add a row, with every name in it made harmless to the terminal."""
-    table.add_row(*(printable(str(cell)) for cell in cells))
+    """Add a row, with every name in it made harmless to the terminal; what is styled already stays as it is."""
+    table.add_row(*(cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells))
 
 
-def bar(share: float) -> str:
+def table_of(content: Rows) -> Table:
+    """A table with its rows."""
+    table = make_table(*content.columns)
+    for row in content.rows:
+        add_row(table, row)
+    return table
+
+
+def bar(share: float, width: int = _BAR_WIDTH) -> str:
     """A bar for a number from 0 to 1, which reads without colour as well."""
-    full = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
-    return "#" * full + "." * (_BAR_WIDTH - full)
+    full = round(min(max(share, 0.0), 1.0) * width)
+    return "#" * full + "." * (width - full)
 
 
 def megabytes(size: int) -> str:

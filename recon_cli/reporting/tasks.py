@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.tasks import Course, Grouping, TaskRelations
 from recon_cli.errors import counted, number
-from recon_cli.reporting.tables import add_row, make_table, percent
+from recon_cli.reporting.tables import Rows, add_row, make_table, percent, table_of
 
 _MOST_IN_MATRIX = 9
 """So many columns fit a terminal of 80."""
@@ -23,13 +23,25 @@ def tasks_view(found: TaskRelations) -> Iterable[RenderableType]:
     of = "all shared layers as one vector" if found.layer is None else found.layer
     yield f"how often the gradients of two tasks have a cosine below {number(found.severity)}, on {of};"
     yield f"in percent of the steps in which both were measured, of {found.iterations}"
-    yield from _matrix(found) if len(found.tasks) <= _MOST_IN_MATRIX else _worst_pairs(found)
+    if len(found.tasks) <= _MOST_IN_MATRIX:
+        yield table_of(tasks_rows(found))
+    else:
+        yield from _worst_pairs(found)
     if found.grouping is not None:
         yield ""
         yield from _groups(found.grouping)
     if found.courses:
         yield ""
         yield from _courses(found)
+
+
+def tasks_rows(found: TaskRelations) -> Rows:
+    """How often each two tasks conflict, in percent; tasks are numbered."""
+    rows = []
+    for place, (task, rates) in enumerate(zip(found.tasks, found.rates, strict=True)):
+        cells = ("-" if place == at else _rate(rate) for at, rate in enumerate(rates))
+        rows.append([place + 1, task, *cells])
+    return Rows([">", "task", *(f">{place}" for place in range(1, len(found.tasks) + 1))], rows)
 
 
 def tasks_remarks(found: TaskRelations) -> Iterable[str]:
@@ -44,14 +56,6 @@ def tasks_remarks(found: TaskRelations) -> Iterable[str]:
         yield "the tasks differ in how often they conflict by no more than chance explains, so the groups mean little"
     if not found.courses:
         yield "the scores hold nothing over time: an earlier version of Recon wrote them"
-
-
-def _matrix(found: TaskRelations) -> Iterable[RenderableType]:
-    table = make_table(">", "task", *(f">{place}" for place in range(1, len(found.tasks) + 1)))
-    for place, (task, rates) in enumerate(zip(found.tasks, found.rates, strict=True)):
-        cells = ("-" if place == at else _rate(rate) for at, rate in enumerate(rates))
-        add_row(table, [place + 1, task, *cells])
-    yield table
 
 
 def _worst_pairs(found: TaskRelations) -> Iterable[RenderableType]:

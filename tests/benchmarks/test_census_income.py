@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import census_income as benchmark
-from benchmarks.census_income import METHODS, PAGE, Run, areas, page_with, read_runs, table_of, train
+from benchmarks.census_income import METHODS, PAGE, Run, areas, page_of, read_runs, table_of, train
 from recon_cli.datasets import small_census_income
 from recon_cli.zoo import census_mlp
 
@@ -93,9 +93,9 @@ def test_the_table_has_means_over_the_seeds_of_the_test_part():
 
 def test_the_page_takes_a_table_and_keeps_its_words():
     page = PAGE.read_text()
-    once = page_with(page, [RUN], 2)
+    once = page_of(page, [RUN], 2)
     assert "2 epochs; 1 runs" in once
-    assert page_with(once, [RUN], 2) == once
+    assert page_of(once, [RUN], 2) == once
     assert once.partition("<!-- table -->")[0] == page.partition("<!-- table -->")[0]
     assert once.partition("<!-- end -->")[2] == page.partition("<!-- end -->")[2]
 

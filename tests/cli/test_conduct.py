@@ -18,7 +18,7 @@ from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts", "train", "compare-results", "run", "tasks",
+    "methods", "compare-conflicts", "train", "compare-results", "run", "report", "tasks",
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import math
 import os
 import pty
 import re
@@ -16,13 +17,15 @@ from pathlib import Path
 import torch
 
 
-def on_a_terminal(*arguments: object, cwd: Path, watched: str = "stderr", columns: int = 80) -> tuple[int, str]:
+def on_a_terminal(
+    *arguments: object, cwd: Path, watched: str = "stderr", columns: int = 80, **variables: str
+) -> tuple[int, str]:
     """Run `recon` with a terminal of so many columns as one of its streams; return its exit code and what was shown."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {
         **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": str(columns), "TERM": "xterm",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1", **variables,
     }  # fmt: skip
     command = [sys.executable, "-m", "recon_cli", *(str(argument) for argument in arguments)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, watched: theirs}
@@ -75,3 +78,30 @@ def test_a_split_shows_how_far_it_is_if_that_takes_a_while(tmp_path):
         assert words in shown
     code, shown = on_a_terminal(*split, "--force", "--quiet", cwd=tmp_path)
     assert (code, shown) == (0, "")
+
+
+def test_where_conflicts_are_reads_on_every_kind_of_terminal_and_in_a_log(recon, scores, tmp_path):
+    layers = recon("rank", scores, "-S", "0", "--json").succeeds().document["layers"]
+    found = [layer["score"] / layers[0]["score"] for layer in sorted(layers, key=lambda layer: layer["position"])]
+
+    def strip(marks: str) -> str:
+        return f"1 |{''.join(marks[math.ceil(share * (len(marks) - 1))] for share in found)}| {len(found)}"
+
+    def shown(**variables: str) -> tuple[list[str], str]:
+        variables = {"NO_COLOR": "", "PYTHONIOENCODING": "utf-8", **variables}
+        code, text = on_a_terminal("rank", scores, "-S", "0", cwd=tmp_path, watched="stdout", **variables)
+        assert code == 0
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", text).replace("\r", "").splitlines()
+        assert max(map(len, lines)) <= 80
+        return lines, text
+
+    blocks, shades = strip(" ▁▂▃▄▅▆▇█"), strip(" .:-=+*#%@")
+    assert shades in recon("rank", scores, "-S", "0").out.splitlines()
+    lines, text = shown()
+    assert blocks in lines
+    assert "\x1b[31m" in text
+    without, text = shown(NO_COLOR="1")
+    assert without == lines
+    assert "\x1b[31m" not in text
+    for plain in ({"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}):
+        assert shades in shown(**plain)[0]

@@ -27,7 +27,7 @@ from recon_cli.profiling.tally import ConflictTally
 from recon_cli.ranking.intervals import ratio_interval, wilson_interval
 from recon_cli.reporting.conflict_comparison import conflict_comparison_view
 from tests import networks
-from tests.conftest import scores_of
+from tests.conftest import scores_of, without_series
 from tests.profiling.test_partial_labels import LAYERS, parts
 
 PAPER = (0.0, -0.01, -0.02, -0.03)
@@ -225,6 +225,7 @@ def test_a_run_with_the_papers_masses_has_the_papers_reductions():
         counts[0] += 10_000 - sum(counts)
         whole = two_tasks(0.0, -0.006, -0.016, -0.026, -0.5)
         content = json.loads(whole.to_bytes())
+        without_series(content)
         bins = {200: counts[0], 198: counts[1], 196: counts[2], 194: counts[3], 100: counts[4]}
         histogram = {"first": 100, "counts": [bins.get(index, 0) for index in range(100, 201)]}
         for stage in (*content["trunk"], *content["layers"][0]["stages"]):

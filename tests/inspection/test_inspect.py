@@ -433,6 +433,12 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
         assert document["document"]["document_schema"] == f"recon.{kind}/1"
 
 
+def test_scores_and_rankings_show_where_in_the_network_conflicts_are(recon, scores, ranking):
+    for path, title in ((scores, "rate of cosines below -0.1"), (ranking, "score")):
+        assert f"{title} of each layer, in the network's order:" in recon("inspect", path).succeeds().out
+        assert recon("inspect", path, "--json").document["document"].keys() == {"document_schema", "facts"}
+
+
 def test_a_plain_ranking_and_standard_input_are_documents(recon):
     result = recon("inspect", "-", stdin='{"a": 3, "b": 0}').succeeds()
     assert "standard input: recon.ranking/1" in result.out

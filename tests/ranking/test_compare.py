@@ -20,7 +20,7 @@ from recon_cli.ranking.compare import compare
 from recon_cli.ranking.rank import rank
 from recon_cli.ranking.reading import NamedRanking
 from recon_cli.reporting.comparison import comparison_view
-from tests.conftest import AUTHORS_RANKING
+from tests.conftest import AUTHORS_RANKING, without_series
 
 
 def named(*scores: dict[str, float]) -> list[NamedRanking]:
@@ -250,11 +250,7 @@ def test_a_profile_that_ended_early_has_the_stages_that_it_came_to(recon, scores
             "histogram": {"first": 0, "counts": []}, "gds": None, "gms": None,
             "norms": [None, None], "norm_iterations": [0, 0],
         }  # fmt: skip
-    # As a version wrote it that counted nothing over time.
-    for part in content["layers"]:
-        del part["series"], part["between"]
-    for name in ("windows", "trunk_series", "trunk_between"):
-        del content[name]
+    without_series(content)
     content["iterations"] -= content["stage_iterations"][3]
     content["stage_iterations"][3] = 0
     content["complete"] = False

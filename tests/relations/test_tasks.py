@@ -145,6 +145,14 @@ def test_what_is_odd_is_told(recon):
     assert recon("tasks", "alike.json", "-q").succeeds().err == ""
 
 
+def test_a_notebook_shows_the_whole_matrix(five):
+    found = relate_tasks(of_five_tasks(200), -0.1)
+    html = found._repr_html_()
+    assert "<code>recon.tasks/1</code>" in html
+    for rate in found.rates[0][1:]:
+        assert f">{100 * rate:.1f}</td>" in html
+
+
 @pytest.mark.parametrize("tasks", [2, 5, 9])
 def test_up_to_nine_tasks_fit_a_terminal_of_80_columns(tasks):
     found = relate_tasks(scores_of_gradients(gradients(60, pulls=(1,) * tasks)), -0.1)
