@@ -138,7 +138,8 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
     :param measured: the iterations measured in each stage.
     """
     first = next(iter(tallies.values()))
-    tasks = tuple("abcdefgh"[: len(first.task_iterations())])
+    names = [*"abcdefgh", *(f"task{place}" for place in range(9, 41))]
+    tasks = tuple(names[: len(first.task_iterations())])
     layers = tuple(
         ScoredLayer(
             name=name,
@@ -161,7 +162,8 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
         z_levels=Z_LEVELS, task_iterations=first.task_iterations(),
         pair_iterations=first.pair_iterations(), method="joint", seed=0, device="cpu", batch_restarts=0,
         severities=tuple(severities), config_digest=None, checkpoint_digest=None,
-        versions=Versions(recon="0", torch="2"), trunk=first.layer_stages(0), layers=layers, unranked=(),
+        versions=Versions(recon="0", torch="2"), trunk=first.layer_stages(0),
+        trunk_series=first.layer_series(0), trunk_between=first.between(0), layers=layers, unranked=(),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
+from recon_cli.artifacts.tasks import TaskRelations
 from recon_cli.artifacts.training import Evaluation, Figures, Results, Statistic, Statistics, Training
 from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
@@ -124,6 +125,17 @@ def _conflict_comparison(comparison: ConflictComparison) -> Facts:
             f"{name} {'not known' if reduction is None else f'{reduction:.2f}%'}"
             for name, reduction in reductions.items()
         ),
+    }
+
+
+def _task_relations(found: TaskRelations) -> Facts:
+    groups = found.grouping.groups if found.grouping else ()
+    return {
+        "tasks": _names(found.tasks),
+        "layer": "all shared layers as one" if found.layer is None else found.layer,
+        "severity": number(found.severity),
+        "measured steps": str(found.iterations),
+        "groups": "; ".join(_names(group.tasks) for group in groups) or "none",
     }
 
 
@@ -275,6 +287,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Ranking: _ranking,
     Comparison: _comparison,
     ConflictComparison: _conflict_comparison,
+    TaskRelations: _task_relations,
     Manifest: _manifest,
     SplitPlan: _plan,
     Verification: _verification,

@@ -13,6 +13,7 @@ from recon_cli.ranking.rank import DEFAULT_SEVERITY, rank
 from recon_cli.report.changes import Changes, changes_of
 from recon_cli.report.cosines import LAYER_BINS, TRUNK_BINS, Distribution, distributions_of
 from recon_cli.report.costs import Costs, MadeSplit, costs_of, first_covering, made_splits
+from recon_cli.report.courses import Courses, lines_of
 from recon_cli.report.layers import Layer, layers_of, rate_of
 from recon_cli.report.materials import Materials, NamedRanking, NamedSplit
 from recon_cli.report.outcomes import Outcomes, outcomes_of
@@ -88,6 +89,7 @@ class Findings:
     trunk_bins: int
     layer_bins: int
     tasks: Tasks | None
+    courses: Courses | None
     costs: Costs | None
     splits: tuple[MadeSplit, ...]
     chosen: int | None
@@ -121,7 +123,8 @@ def findings_of(materials: Materials, rankings: Rankings) -> Findings:
         distributions=distributions_of(profile, materials.runs, ranking.names if ranking else ()),
         trunk_bins=TRUNK_BINS,
         layer_bins=LAYER_BINS,
-        tasks=tasks_of(profile, used) if profile else None,
+        tasks=tasks_of(profile, used, ranking.names if ranking else ()) if profile else None,
+        courses=lines_of(profile) if profile else None,
         costs=costs,
         splits=made,
         chosen=_chosen(costs, splits) if costs else None,

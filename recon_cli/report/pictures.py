@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon_cli.errors import ReconError
+from recon_cli.errors import ReconError, counted
 from recon_cli.report.cosines import Counts
 from recon_cli.report.costs import Costs
 from recon_cli.report.findings import Findings
@@ -211,6 +211,33 @@ def _tasks(findings: Findings) -> Figure | None:
     return figure
 
 
+def _course(findings: Findings) -> Figure | None:
+    from matplotlib.figure import Figure
+
+    courses = findings.courses
+    if courses is None:
+        return None
+    columns = min(3, len(courses.lines))
+    rows = -(-len(courses.lines) // columns)
+    figure = Figure(figsize=(2.8 * columns, 2.1 * rows + 0.4))
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False, gridspec_kw={"hspace": 0.5, "wspace": 0.35})
+    for axes in grid.flat[len(courses.lines) :]:
+        axes.set_axis_off()
+    for axes, line in zip(grid.flat, courses.lines, strict=False):
+        for values, colour, width in ((line.values, _AGREE, 0.6), (line.smoothed, _ONE, 1.4)):
+            known = [float("nan") if value is None else value for value in values]
+            axes.plot(courses.ends, known, color=colour, linewidth=width)
+        name = line.measure if line.feature is None else f"{line.measure} {short(line.feature)}"
+        axes.set_title(name if line.last is None else f"{name}, at the end {_signed_decimal(line.last)}", fontsize=8)
+        axes.set_xlabel("measured steps")
+    figure.suptitle(
+        f"the mean over a tenth of the profile; at the end, over the last {counted(courses.last_iterations, 'step')}",
+        fontsize=8,
+        y=1.02,
+    )
+    return figure
+
+
 def _costs(findings: Findings) -> Figure | None:
     from matplotlib.figure import Figure
 
@@ -267,9 +294,15 @@ _PICTURES: Mapping[str, Callable[[Findings], Figure | None]] = {
     "cosines": _cosines,
     "layers": _layers,
     "tasks": _tasks,
+    "course": _course,
     "costs": _costs,
     "changes": _changes,
 }
+
+
+def _signed_decimal(value: float) -> str:
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\u2212")
 
 
 def _ending(name: str) -> str:

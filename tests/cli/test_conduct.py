@@ -13,11 +13,12 @@ import torch
 import recon_cli
 from recon_cli.cli.app import main
 from tests.conftest import AUTHORS_RANKING
+from tests.relations.making import of_five_tasks
 from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts", "train", "compare-results", "run", "report",
+    "methods", "compare-conflicts", "train", "compare-results", "run", "report", "tasks",
 ]  # fmt: skip
 
 
@@ -73,6 +74,8 @@ NEEDS_NO_TORCH = {
     "run of contradicting stages": ["run", "whole.yaml", "-o", "out", "--from", "split", "--until", "rank"],
     "rank": ["rank", "ranking.json", "-o", "r.json"],
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
+    "tasks": ["tasks", "scores.json", "-S", "0", "--layer", "body.0"],
+    "tasks of more than two": ["tasks", "five.json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],
     "compare-rankings of stages": ["compare-rankings", "scores.json", "--stages", "-S", "-0.05"],
     "compare-conflicts": ["compare-conflicts", "scores.json", "run", "-o", "c.json"],
@@ -104,6 +107,7 @@ def files(recon, scores, ranking, checkpoint, config, tmp_path):
     weights = torch.zeros(4, 4)
     torch.save({"epoch": 1, "model": {"a.weight": weights, "b.weight": weights.t()}}, tmp_path / "training.ckpt")
     ranking.rename(tmp_path / "ranking2.json")
+    of_five_tasks(10).write(tmp_path / "five.json")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "scores.json").write_bytes(scores.read_bytes())
     for name in ("run", "single"):
@@ -152,6 +156,7 @@ def test_completion_works_and_imports_no_torch(tmp_path):
 def test_standard_output_carries_data_only(recon, files, mode):
     for arguments in (
         ["rank", "ranking.json", mode],
+        ["tasks", "scores.json", mode],
         ["compare-rankings", "ranking.json", "ranking.json", mode],
         ["compare-conflicts", "scores.json", "run", mode],
         ["compare-results", "run", "single", "--single-task", "single", mode],

@@ -393,6 +393,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
     Path("methods.json").write_text(recon("methods", "--json").out)
     shutil.copy(scores, "copy.json")
     recon("compare-conflicts", scores, "copy.json", "-o", "conflict-comparison.json").succeeds()
+    Path("tasks.json").write_text(recon("tasks", scores, "--json").out)
     shutil.copy("b.manifest.json", "manifest.json")
     training = config("train.yaml", validation={"target": "tests.networks:two_task_data"})
     recon("train", training, "-o", "joint", "--epochs", 1, "-q").succeeds()
@@ -417,6 +418,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
         "unsplitting": ["equal", "u.safetensors"],
         "difference": ["e.safetensors, u.safetensors", "yes"],
         "conflict-comparison": ["left, right", "copy.json 0.00%", "-0.01"],
+        "tasks": ["left, right", "all shared layers as one", "-0.1"],
         "training": ["left, right", "5, in 1 epoch", "step 5: left/loss", "best by loss"],
         "results": ["one for all tasks", "joint", "left/loss"],
         "result-comparison": ["joint, again", "improvement over joint, above 0 is better", "again +0.00%"],

@@ -12,8 +12,10 @@ import pytest
 
 from recon_cli.conflicts.runs import Run
 from recon_cli.errors import printable
+from recon_cli.relations.relate import relate_tasks
 from recon_cli.report.content import Content
 from recon_cli.report.page import page_of
+from tests.relations.making import of_five_tasks
 from tests.report.making import HOSTILE, chain, content, scores
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -209,6 +211,54 @@ def test_the_slider_tells_the_cost_at_every_k(open_page):
     assert page.locator("#costs details tbody th").all_inner_texts() == ["conv", "fc", "norm"]
 
 
+def test_the_matrix_of_the_tasks_is_of_the_layer_that_is_chosen(open_page):
+    profile = of_five_tasks(200)
+    page = open_page(content(profile))
+    section = page.locator("#tasks")
+
+    def matrix() -> list[list[str]]:
+        return [line.locator("td").all_inner_texts() for line in section.locator(".matrix tbody tr").all()]
+
+    def expected(layer: str | None) -> list[list[str]]:
+        rates = relate_tasks(profile, -0.1, layer).rates
+        return [["" if rate is None else f"{100 * rate:.1f}%" for rate in row] for row in rates]
+
+    def groups(layer: str | None) -> list[str]:
+        return [", ".join(group.tasks) for group in relate_tasks(profile, -0.1, layer).grouping.groups]
+
+    assert matrix() == expected(None) != expected("layer1")
+    assert section.locator(".groups li").all_inner_texts() == groups(None)
+    page.locator("#between").select_option("layer1")
+    assert matrix() == expected("layer1")
+    assert section.locator(".groups li").all_inner_texts() == groups("layer1")
+    assert page.locator("#ranking [aria-current=true] th").inner_text() == "layer1"
+    page.locator("#ranking tbody tr", has_text="layer0").click()
+    assert page.locator("#between option:checked").inner_text() == "layer0"
+    assert matrix() == expected("layer0")
+
+
+def test_the_measures_are_drawn_over_time(open_page):
+    profile = of_five_tasks(200)
+    page = open_page(content(profile))
+    ends = [course.last for course in relate_tasks(profile, -0.1).courses]
+    captions = page.locator(".courses figcaption").all_inner_texts()
+    shown = [f"{end:.3f}".replace("-", "\u2212") for end in ends]
+    assert captions == [f"GDS: {shown[0]} at the end", f"GMS: {shown[1]} at the end"]
+    for picture in page.locator(".courses svg").all():
+        for style in (".raw", ".curve"):
+            assert picture.locator(style).get_attribute("d").count("L") == len(profile.windows) - 1
+    assert "the last 50 measured steps" in page.locator("#tasks").inner_text()
+
+
+def test_layers_without_a_matrix_on_the_page_are_told(open_page, monkeypatch):
+    monkeypatch.setattr("recon_cli.report.tasks._MOST_RATES", 10)
+    page = open_page(content(of_five_tasks(50)))
+    assert page.locator("#between option").count() == 2
+    assert "first 1 layer of the ranking; recon tasks --layer shows the other 1" in page.locator("#tasks").inner_text()
+    page.locator("#ranking tbody tr").nth(1).click()
+    assert page.locator("#between option:checked").inner_text() == "all shared layers, as one"
+
+
 def test_runs_are_told_apart_and_can_be_hidden(open_page):
     page = open_page(before_and_after())
     curves = page.locator("#cosines > figure path.curve")
@@ -266,6 +316,18 @@ def test_hostile_names_are_shown_and_do_nothing(open_page):
     assert names_in(page, "ranking") == [HOSTILE[0]]
     page.locator("#ranking tbody tr").first.click()
     assert HOSTILE[0] in page.locator("#cosines figcaption").first.inner_text()
+
+
+def test_hostile_tasks_are_shown_in_matrix_and_groups_and_do_nothing(open_page):
+    profile, names = of_five_tasks(60), HOSTILE[:4] + HOSTILE[-1:]
+    layers = tuple(layer.model_copy(update={"tasks": names}) for layer in profile.layers)
+    page = open_page(content(profile.model_copy(update={"tasks": names, "layers": layers})))
+    heads = page.locator("#tasks .matrix tbody th bdi")
+    assert [name.text_content() for name in heads.all()] == [printable(name) for name in names]
+    in_groups = page.locator("#tasks .groups bdi").all()
+    assert sorted(name.text_content() for name in in_groups) == sorted(map(printable, names))
+    assert page.locator("img, iframe, object").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_a_narrow_window_scrolls_tables_and_not_the_page(open_page):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -20,12 +21,14 @@ from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
 from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import rank
+from recon_cli.relations.relate import relate_tasks
 from recon_cli.report.content import content_of
 from recon_cli.report.costs import costs_of, first_covering
 from recon_cli.report.materials import NamedRanking, read_materials
-from recon_cli.report.tasks import task_matrix
+from recon_cli.report.tasks import task_matrix, tasks_of
 from recon_cli.results.runs import Run as ResultRun
 from tests.chain.chains import run_chain, write_project
+from tests.relations.making import of_five_tasks
 from tests.report.making import chain, content, scores
 from tests.results.making import results
 
@@ -134,6 +137,39 @@ def test_the_task_matrix_of_more_tasks_is_what_was_counted_between_them():
     between = Between(pairs=(4, 4, 0), conflicts=counts, cosines=(-0.1, 0.0, None))
     matrix = task_matrix(profile.model_copy(update={"trunk_between": between}), None, -0.1)
     assert matrix.rates == ((None, 0.25, 0.5), (0.25, None, None), (0.5, None, None))
+
+
+def test_every_layer_has_its_matrix_its_groups_and_the_report_its_courses_as_recon_tasks_finds_them():
+    profile = of_five_tasks(200)
+    found = content(profile).findings
+    assert [layer.name for layer in found.layers] != [layer.name for layer in profile.layers]
+    for layer, rates in zip(found.layers, found.tasks.layers, strict=True):
+        expected = relate_tasks(profile, -0.1, layer.name)
+        pairs = combinations(range(5), 2)
+        assert rates.per_mille == tuple(round(1000 * expected.rates[i][j]) for i, j in pairs)
+        names = [tuple(profile.tasks[task] for task in group) for group in rates.groups.members]
+        assert names == [group.tasks for group in expected.grouping.groups]
+        assert (rates.groups.limit, rates.groups.beyond_chance) == (expected.grouping.mean_rate, True)
+    whole = relate_tasks(profile, -0.1)
+    assert found.tasks.matrix.rates == whole.rates
+    assert [(line.measure, line.smoothed, line.last) for line in found.courses.lines] == [
+        (course.measure, course.smoothed, course.last) for course in whole.courses
+    ]
+    assert found.courses.ends == tuple(np.cumsum(whole.windows))
+    assert found.courses.last_iterations == whole.last_iterations
+
+
+def test_a_page_holds_the_matrices_of_as_many_layers_as_do_not_make_it_large():
+    profile = of_five_tasks(10)
+    layers = tuple(profile.layers[0].model_copy(update={"name": f"layer{place}"}) for place in range(5000))
+    tasks = tasks_of(profile.model_copy(update={"layers": layers}), -0.1, [layer.name for layer in layers])
+    assert len(tasks.layers) == 4000
+    assert tasks_of(scores({"a": [[0.5]]}), -0.1, ["a"]).layers == ()
+
+
+def test_without_windows_of_time_there_is_no_course():
+    assert content(scores({"a": [[0.5, 0.5]]})).findings.courses is None
+    assert content(of_five_tasks(1)).findings.courses is None
 
 
 def test_before_and_after_are_what_compare_conflicts_finds():

@@ -10,6 +10,7 @@ import pytest
 from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
 from recon_cli.report.pictures import pictures_of
+from tests.relations.making import of_five_tasks
 from tests.report.making import HOSTILE, chain, content, scores
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -55,6 +56,9 @@ def test_hostile_names_are_drawn_as_they_are():
 def test_only_what_is_there_is_drawn():
     ranked = content(scores({"a": [[]]})).findings
     assert set(pictures_of(ranked, "svg")) == {"stages.svg", "tasks.svg", "costs.svg"}
+    over_time = content(of_five_tasks(40)).findings
+    assert {"course.svg", "tasks.svg"} <= set(pictures_of(over_time, "svg"))
+    assert pictures_of(over_time, "png") == pictures_of(over_time, "png")
     with pytest.raises(ReconError, match="nothing to draw"):
         pictures_of(content().findings, "svg")
 

@@ -327,7 +327,7 @@
   }
 
   let chosenLayer = null;
-  let showLayer = () => {};
+  const showLayer = [];
 
   function cosines() {
     const { distributions, trunk_bins: trunkBins, layer_bins: layerBins } = findings;
@@ -374,10 +374,10 @@
       picture.setAttribute("aria-label", `Histogram of cosines: ${brief(name)}`);
     });
     of.addEventListener("change", () => select(of.value === "" ? null : Number(of.value)));
-    showLayer = () => {
+    showLayer.push(() => {
       of.value = chosenLayer === null ? "" : chosenLayer;
       big.redraw();
-    };
+    });
     section(
       "cosines",
       "Cosines",
@@ -437,22 +437,97 @@
     const { tasks: each, matrix } = findings.tasks;
     const short = each.length > 8;
     const parts = [];
-    if (matrix) {
-      const most = mostOf(matrix.rates.flat());
-      const heads = matrix.tasks.map((name, at) => make("th", { scope: "col", class: "number", "aria-label": name }, short ? String(at + 1) : named(brief(name, 24))));
-      const rows = matrix.rates.map((row, at) =>
-        make("tr", {}, make("th", { scope: "row", class: "name" }, short ? `${at + 1} ` : null, named(matrix.tasks[at])),
-          row.map((rate, other) => (at === other ? make("td", { class: "number" }) : heat(rate, most, short && rate !== null ? decimal(100 * rate, 0) : percent(rate))))));
-      const caption = "Share of the measured steps on which two tasks conflict";
-      parts.push(scrolled(caption, make("table", { class: "matrix" }, make("thead", {}, make("tr", {}, make("td"), heads)), make("tbody", {}, rows))));
-    }
+    if (matrix) parts.push(conflictMatrix(findings.tasks, short));
     const columns = [
       { ...column("Task", (task) => task.name, (name) => named(name), { words: true }), head_of_row: true },
       column("Measured steps", (task) => task.iterations, count),
       column("Mean gradient norm", (task) => task.norm, (norm) => (norm === null ? MISSING : String(Number(norm.toPrecision(4))))),
     ];
     parts.push(table("Tasks", columns, each, { wide: false }));
-    section("tasks", "Tasks", `${matrix ? `How often each two tasks have a ${below}${short ? ", in percent" : ""}, and how` : "How"} large their gradients are, over all shared layers as one vector.`, make("div", { class: short ? null : "pair" }, parts));
+    const often = matrix ? `How often each two tasks have a ${below}${short ? ", in percent" : ""}, over all shared layers as one vector${findings.tasks.layers.length ? " or on one of them" : ""}; and how` : "How";
+    section("tasks", "Tasks", `${often} large their gradients are, over all of them.`,
+      make("div", { class: short ? null : "pair" }, parts), findings.courses ? courses(findings.courses) : null);
+  }
+
+  // How often each two tasks conflict, of all shared layers as one or of the layer that is chosen.
+  function conflictMatrix({ matrix, layers: ofLayers }, short) {
+    const names = matrix.tasks;
+    const most = mostOf([...matrix.rates.flat(), ...ofLayers.flatMap((layer) => (layer ? layer.per_mille : [])).map((rate) => (rate === null ? null : rate / 1000))]);
+    const heads = () => names.map((name, at) => make("th", { scope: "col", class: "number", "aria-label": name }, short ? String(at + 1) : named(brief(name, 24))));
+    const line = (row, at) =>
+      make("tr", {}, make("th", { scope: "row", class: "name" }, short ? `${at + 1} ` : null, named(names[at])),
+        row.map((rate, other) => (at === other ? make("td", { class: "number" }) : heat(rate, most, short && rate !== null ? decimal(100 * rate, 0) : percent(rate)))));
+    const of = make("select", { id: "between" }, make("option", { value: "" }, "all shared layers, as one"));
+    ofLayers.forEach((layer, at) => layer && of.append(make("option", { value: at }, brief(layers[at].name))));
+    const place = make("div");
+    const show = () => {
+      of.value = chosenLayer !== null && ofLayers[chosenLayer] ? chosenLayer : "";
+      const layer = of.value === "" ? null : ofLayers[of.value];
+      const rates = layer ? square(layer.per_mille, names.length) : matrix.rates;
+      const name = layer ? layers[of.value].name : "all shared layers, as one";
+      place.replaceChildren(
+        make("p", { class: "about printed" }, named(brief(name, 200)), ":"),
+        scrolled(`Share of the measured steps on which two tasks conflict: ${brief(name)}`, make("table", { class: "matrix" },
+          make("thead", {}, make("tr", {}, make("td"), heads())), make("tbody", {}, rates.map(line)))),
+        ...groups(layer ? layer.groups : matrix.groups, names));
+    };
+    of.addEventListener("change", () => select(of.value === "" ? null : Number(of.value)));
+    if (ofLayers.length) showLayer.push(show);
+    show();
+    const left = layers.length - ofLayers.length;
+    return make("div", {},
+      ofLayers.length ? make("div", { class: "controls" }, make("label", { for: "between" }, "on"), of) : null,
+      ofLayers.length && left ? make("p", { class: "about" }, `Of the first ${counted(ofLayers.length, "layer")} of the ranking; `, make("code", {}, "recon tasks --layer"), ` shows the other ${count(left)}.`) : null,
+      place);
+  }
+
+  // From shares per mille of each two, (0, 1), (0, 2), ..., to a symmetric matrix.
+  function square(perMille, size) {
+    const rates = Array.from({ length: size }, () => Array(size).fill(null));
+    let at = 0;
+    for (let one = 0; one < size; one += 1) {
+      for (let other = one + 1; other < size; other += 1, at += 1) {
+        rates[one][other] = rates[other][one] = perMille[at] === null ? null : perMille[at] / 1000;
+      }
+    }
+    return rates;
+  }
+
+  function groups(found, names) {
+    if (!found) return [];
+    const { members, limit, beyond_chance: beyond } = found;
+    return [
+      make("p", { class: "about" }, `Suggested groups: no two tasks of one conflict more often than two tasks do on average, ${percent(limit)}.`,
+        beyond ? null : " The tasks differ by no more than chance explains, so the groups mean little."),
+      make("ol", { class: "groups" }, members.map((group) => make("li", {}, group.map((task, at) => [at ? ", " : null, named(names[task])])))),
+    ];
+  }
+
+  // The measures over time: the smoothed line over the faint values of each window.
+  function courses({ ends, last_iterations: last, lines }) {
+    const figures = lines.map(({ measure, feature, values, smoothed, last: end }) => {
+      const known = values.filter((value) => value !== null);
+      const { picture } = chart(`${measure} over time${feature === null ? "" : `: ${brief(feature)}`}`, 210, (drawing, width, height) => {
+        const box = { left: 46, right: width - 14, top: 24, bottom: height - X_LABEL };
+        const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
+        const room = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.05;
+        const x = scale(0, ends.at(-1), box.left, box.right);
+        const y = scale(low - room, high + room, box.bottom, box.top);
+        axes(drawing, box,
+          { ticks: ticks(0, ends.at(-1), width / 100).filter(Number.isInteger), at: x, show: count, label: "measured steps" },
+          { ticks: ticks(low - room, high + room, 5), at: y, show: (value) => cosine(Number(value.toPrecision(6))), label: measure });
+        for (const [style, row] of [["raw", values], ["curve series-0", smoothed]]) {
+          const path = row.map((value, at) => (value === null ? "" : `${at && row[at - 1] !== null ? "L" : "M"}${x(ends[at]).toFixed(1)} ${y(value).toFixed(1)}`)).join("");
+          drawing.append(draw("path", { class: style, d: path }));
+        }
+      });
+      return make("figure", {}, make("figcaption", {}, measure, feature === null ? null : [" at ", named(brief(feature))], `: ${shown(end, 3)} at the end`), picture);
+    });
+    return [
+      make("h3", {}, "Over time"),
+      make("p", { class: "about" }, `GDS, the mean cosine, and GMS, how alike the gradients are in magnitude, of all shared layers as one vector${lines.some((line) => line.feature !== null) ? "; FD, the entropy of the tasks' saliencies at a shared representation" : ""}. The line is the mean over a tenth of the profile up to there; at the end is the mean over the last ${counted(last, "measured step")}.`),
+      make("div", { class: "pair courses" }, figures),
+    ];
   }
 
   function costs() {
@@ -603,7 +678,7 @@
       if (Number(line.dataset.layer) === chosenLayer) line.setAttribute("aria-current", "true");
       else line.removeAttribute("aria-current");
     }
-    showLayer();
+    for (const show of showLayer) show();
   }
 
   const field = document.getElementById("search");
