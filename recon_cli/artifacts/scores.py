@@ -183,6 +183,14 @@ class UnrankedLayer(Record):
     parameters: tuple[str, ...] = ()
 
 
+class Settled(Record):
+    """What a profile stopped for."""
+
+    k: int = Field(ge=1, description="how many layers count as the first")
+    severity: float = Field(gt=-1, le=0, description="S of the score that they are the first by")
+    overlap: float = Field(ge=0, le=1, description="how many of them would be the same were it profiled again")
+
+
 class Scores(Framed, Document):
     """What `recon profile` measured."""
 
@@ -191,7 +199,12 @@ class Scores(Framed, Document):
     INDENT: ClassVar[int | None] = None
 
     tasks: tuple[str, ...]
-    complete: bool = Field(description="false if the profile ended before its last step")
+    complete: bool = Field(
+        description="false if the profile ended before its last step, other than because its ranking had settled"
+    )
+    settled: Settled | None = Field(
+        default=None, description="the first layers of the ranking, if the profile ended early because they had settled"
+    )
     steps: int = Field(ge=0, description="training steps made")
     steps_requested: int = Field(ge=1)
     iterations: int = Field(ge=0, description="steps measured")
@@ -231,6 +244,8 @@ class Scores(Framed, Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Scores:
+        if self.settled is not None and (not self.complete or self.settled.k >= len(self.layers)):
+            raise ValueError("`settled` is of a profile that is not complete, or of all its layers")
         if sum(self.stage_iterations) != self.iterations:
             raise ValueError("the iterations of the stages do not add up")
         names = [layer.name for layer in self.layers]
@@ -413,8 +428,9 @@ class Scores(Framed, Document):
             raise ReconError(f"there is no stage {stage}: the scores have stages 1 to {number}")
         if self.stage_iterations[stage - 1] == 0:
             measured = [index for index, count in enumerate(self.stage_iterations, start=1) if count]
+            early = "" if self.settled is None else ", as the ranking had settled before"
             raise ReconError(
-                f"nothing was measured in stage {stage}",
+                f"nothing was measured in stage {stage}{early}",
                 f"choose one of {listed(measured)}" if measured else None,
             )
 

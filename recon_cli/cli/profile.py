@@ -33,6 +33,26 @@ def command(
     every: Annotated[
         int | None, typer.Option("--every", min=1, metavar="N", help="Measure every N-th step instead.")
     ] = None,
+    until_stable: Annotated[
+        int | None,
+        typer.Option(
+            "--until-stable",
+            min=1,
+            metavar="K",
+            help="Stop when the first K layers of the ranking have settled: 95% of them would be the same again.",
+            show_default=False,
+        ),
+    ] = None,
+    severity: Annotated[
+        float | None,
+        typer.Option(
+            "--severity",
+            "-S",
+            metavar="S",
+            help="Of --until-stable: rank by pairs whose cosine is below S; default -0.1.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     seed: Annotated[
         int | None,
@@ -88,7 +108,18 @@ def command(
     from recon_cli.reporting.scores import scores_view
 
     request = ProfileRequest(
-        loaded, iterations, every, samples, seed, device, checkpoint, memory_limit, allow_code, method
+        loaded,
+        iterations,
+        every,
+        samples,
+        seed,
+        device,
+        checkpoint,
+        memory_limit,
+        allow_code,
+        method,
+        until_stable,
+        severity,
     )
     with ProfileProgress(sink) as progress:
         scores = profile(request, progress, output, overwrite=force, resume=resume, save_cosines=save_cosines)

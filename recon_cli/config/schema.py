@@ -189,6 +189,13 @@ def _check_bytes(value: object) -> object:
     return value
 
 
+class UntilStable(Section):
+    """Which layers are to settle: the first K by the number of pairs with a cosine below a severity."""
+
+    top_k: Annotated[int, Field(ge=1)]
+    severity: Annotated[float, Field(gt=-1, le=0)] = -0.1
+
+
 class ProfileSection(Section):
     """How long the network trains, on which steps conflicts are measured, at which severities, and on which layers."""
 
@@ -200,7 +207,7 @@ class ProfileSection(Section):
     include: list[str] = ["*"]
     exclude: list[str] = []
     features: list[str] = []
-
+    until_stable: UntilStable | None = None
     memory_limit: Annotated[str | None, BeforeValidator(_check_bytes)] = None
 
     @property
@@ -221,6 +228,17 @@ class ProfileSection(Section):
     def _sampled_one_way(self) -> ProfileSection:
         if self.every is not None and "samples" in self.model_fields_set:
             raise ValueError("`every` and `samples` contradict each other; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _settles_by_what_is_counted(self) -> ProfileSection:
+        asked = self.until_stable
+        if asked is not None and asked.severity not in self.severities:
+            counted_ones = listed([number(severity) for severity in self.severities], len(self.severities))
+            raise ValueError(
+                f"`until_stable` is by conflicts below {number(asked.severity)}, which are not counted; "
+                f"choose one of `severities`: {counted_ones}"
+            )
         return self
 
 

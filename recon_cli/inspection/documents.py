@@ -78,6 +78,7 @@ def _scores(scores: Scores) -> Facts:
         "measured steps": f"{scores.iterations} of {scores.iterations_requested}, "
         f"in {counted(len(scores.stage_iterations), 'stage')}",
         "complete": _yes(scores.complete),
+        **_settled(scores),
         "severities": ", ".join(number(severity) for severity in scores.severities),
         "device": scores.device,
         "made by": f"Recon {scores.versions.recon}, torch {scores.versions.torch}",
@@ -85,6 +86,13 @@ def _scores(scores: Scores) -> Facts:
     if scores.features:
         facts["features"] = _names([feature.name for feature in scores.features])
     return facts
+
+
+def _settled(scores: Scores) -> Facts:
+    settled = scores.settled
+    if settled is None:
+        return {}
+    return {"settled": f"the first {counted(settled.k, 'layer')} below cosine {number(settled.severity)}"}
 
 
 def _ranking(ranking: Ranking) -> Facts:

@@ -25,6 +25,7 @@ from recon_cli.gradients.engine import LayerGrams
 from recon_cli.layers.discovery import buffer_owners, discover_layers
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.sampling import Sampling
+from recon_cli.profiling.settling import top_overlap
 from recon_cli.tasks import check_tasks
 from recon_cli.updating.in_loop import InLoop, method_of, unwrapped
 from recon_cli.updating.losses import check_differentiable, losses_by_task
@@ -133,6 +134,15 @@ class ConflictProfiler(InLoop):
         finally:
             # A loop may pass over a step that failed.
             self._watch(measured=self._is_sampled)
+
+    def stability(self, k: int, severity: float = -0.1) -> float:
+        """Which share of the first k layers by their S-conflict score would be the same were it profiled again, from 0
+        to 1; a loop may stop at 0.95, as `recon profile --until-stable` does. To tell it takes some 0.1 seconds.
+
+        :param severity: S, one of the `severities`.
+        :raises ReconError: if fewer than 16 steps were measured, no more than k layers are shared, or S is not counted.
+        """
+        return top_overlap(self._measurement, k, severity)
 
     def scores(self) -> Scores:
         """What was measured so far, as `recon profile` would write it.

@@ -20,6 +20,7 @@ class Recording:
     :param log: takes the cosines of every measured step, if they are to be kept.
     :param memory_limit: bytes that the gradients of several tasks may take at a time; see `GramEngine`.
     :ivar tasks: the indices of the tasks that had a label in some measured step.
+    :ivar saw_all: whether all of them had one in some measured step.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Recording:
         self.log = log
         self.tasks: set[int] = set()
         self._memory_limit = memory_limit
-        self._saw_all = False
+        self.saw_all = False
 
     @property
     def measured(self) -> Measured:
@@ -59,10 +60,10 @@ class Recording:
         rows = measurement.record(found, stage, present)
         if self.log is not None:
             self.log.append(rows, step, stage)
-        if has_all and not self._saw_all:
+        if has_all and not self.saw_all:
             # Only now is it certain that no two tasks share a layer.
             measurement.check_shared()
-            self._saw_all = True
+            self.saw_all = True
         self.tasks |= set(present)
 
     def state(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Recording:
         if self.log is not None:
             # A state never counts on cosines that are not on disk.
             self.log.flush()
-        return {"tasks": sorted(self.tasks), "saw_all": self._saw_all, "measurement": self.measurement.state()}
+        return {"tasks": sorted(self.tasks), "saw_all": self.saw_all, "measurement": self.measurement.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where another recording of the same network and settings was.
@@ -78,6 +79,6 @@ class Recording:
         :raises ReconError: if it was one of another network or of other settings.
         """
         self.measurement.restore(state["measurement"])
-        self.tasks, self._saw_all = set(state["tasks"]), state["saw_all"]
+        self.tasks, self.saw_all = set(state["tasks"]), state["saw_all"]
         if self.log is not None:
             self.log.restore(self.measurement.iterations)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.cosines import Cosines, cosines_path
-from recon_cli.artifacts.document import STANDARD_STREAM
+from recon_cli.artifacts.document import STANDARD_STREAM, first_problem
 from recon_cli.artifacts.publish import check_output, publishing, write_all
 from recon_cli.artifacts.scores import Scores
-from recon_cli.config.schema import LoadedConfig
+from recon_cli.config.schema import LoadedConfig, ProfileSection
 from recon_cli.errors import ReconError, counted, quoted
 from recon_cli.experiment.build import build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
@@ -31,6 +32,7 @@ from recon_cli.profiling.observer import Observer
 from recon_cli.profiling.recording import Recording
 from recon_cli.profiling.sampling import Sampling
 from recon_cli.profiling.scoring import Origin, scores_of
+from recon_cli.profiling.settling import Settling
 from recon_cli.runs.attention import paying_attention
 from recon_cli.runs.folder import RunFolder
 from recon_cli.runs.identity import START_ANEW, check_same
@@ -48,6 +50,8 @@ class ProfileRequest:
 
     :ivar allow_code: whether the network's file may be opened although that can run code from it.
     :ivar method: name of an update rule, with its defaults if it is not the config's.
+    :ivar until_stable: K: it stops when the first K layers have settled.
+    :ivar severity: S of the score that they are the first by.
     """
 
     config: LoadedConfig
@@ -60,6 +64,8 @@ class ProfileRequest:
     memory_limit: str | None = None
     allow_code: bool = False
     method: str | None = None
+    until_stable: int | None = None
+    severity: float | None = None
 
 
 def profile_digest(config: LoadedConfig) -> str:
@@ -178,14 +184,14 @@ def _begin(folder: RunFolder, observer: Observer, *, resume: bool) -> dict[str, 
 class _Run:
     """One profile: what is trained, how far it is, and what was measured until then.
 
-    :ivar steps: the training steps of the whole run.
+    :ivar steps: the training steps of the whole run, unless the ranking settles before.
     """
 
     def __init__(
         self, request: ProfileRequest, seed: int, device: torch.device, log: CosineLog | None, ranks: Ranks
     ) -> None:
         config = request.config.config
-        settings = config.profile
+        settings = _settings(request)
         self._request = request
         self._log = log
         self.steps = settings.iterations if request.iterations is None else request.iterations
@@ -205,11 +211,12 @@ class _Run:
         self.experiment = replace(self.experiment, model=model)
         self.measurement = Measurement(config.task_names, settings, discover_layers(model), buffer_owners(model))
         self.recording = Recording(self.measurement, sampling, log, _memory_limit(request))
+        self.settling = Settling(self.recording, settings.until_stable, ranks)
         self.training = Training(self.experiment, method, recorder=self.recording, ranks=ranks, seed=seed)
         self._origin = Origin(method, seed, request.config.digest, self.steps)
 
     def train(self, observer: Observer, keeper: StateKeeper | None, *, more_follows: bool) -> None:
-        """Make the steps that are left.
+        """Make the steps that are left, or those until the ranking has settled.
 
         :param more_follows: whether a signal in the last one stops the run as well.
         :raises Interrupted: if a signal asks to stop before the last one.
@@ -217,7 +224,7 @@ class _Run:
         batches = self.experiment.batches
         restarts = batches.restarts
         with paying_attention(keeper, self._ranks) as attention:
-            while self.training.step < self.steps:
+            while not self._is_over():
                 attention.during(self.training.advance)
                 if self.training.step == 1 and self.training.flow_fault is not None:
                     observer.warned(f"it will not be known what splits cost in operations: {self.training.flow_fault}")
@@ -225,11 +232,13 @@ class _Run:
                     restarts = batches.restarts
                     observer.restarted(restarts)
                 observer.advanced(self.training.step, lambda: leaders(self.measurement))
-                attention.between(is_over=self.training.step == self.steps and not more_follows)
+                attention.between(is_over=self._is_over() and not more_follows)
         self._warn_of_missing_tasks(observer)
         for note, times in self.training.notes.items():
-            observer.warned(f"{note}: in {counted(times, 'step')} of {self.steps}")
+            observer.warned(f"{note}: in {counted(times, 'step')} of {self.training.step}")
         self.measurement.check_measured()
+        if outcome := self.settling.outcome(self.training.step, self.steps):
+            observer.noted(outcome)
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on, and what tells the run from others."""
@@ -247,6 +256,7 @@ class _Run:
         self.training.restore(state["training"])
 
     def _identity(self) -> dict[str, Any]:
+        until = self.measurement.settings.until_stable
         return {
             "config": profile_digest(self._request.config),
             "model": self.experiment.model_digest,
@@ -257,12 +267,16 @@ class _Run:
             "iterations": self.steps,
             "samples": self.recording.sampling.samples,
             "every": self.recording.sampling.every,
+            "until_stable": None if until is None else until.model_dump(),
             "cosines": self._log is not None,
             "device": self.experiment.device.type,
             "processes": self._ranks.size,
             "torch": str(torch.__version__),
             "recon": __version__,
         }
+
+    def _is_over(self) -> bool:
+        return self.training.step == self.steps or self.settling.look()
 
     def _warn_of_missing_tasks(self, observer: Observer) -> None:
         for index, task in enumerate(self.measurement.tasks):
@@ -276,7 +290,7 @@ class _Run:
 
     def scores(self) -> Scores:
         """What was measured so far."""
-        return scores_of(self.recording, self.training, self.experiment, self._origin)
+        return scores_of(self.recording, self.training, self.experiment, self._origin, self.settling.settled)
 
     def write(self, path: Path, *, overwrite: bool = False) -> None:
         """Write the scores, and the cosines if they are kept; both appear or neither does.
@@ -291,6 +305,26 @@ class _Run:
             write_all(file.descriptor, scores.to_bytes(), 0)
             rows = [*self.measurement.shared(), len(self.measurement.tallied)]
             self._log.join(cosines.descriptor, rows, Cosines.metadata(scores))
+
+
+def _settings(request: ProfileRequest) -> ProfileSection:
+    """Those of the config, and until when it goes on as the request says."""
+    settings = request.config.config.profile
+    asked = {"top_k": request.until_stable, "severity": request.severity}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not asked:
+        return settings
+    if request.until_stable is None and settings.until_stable is None:
+        raise ReconError(
+            "--severity says by which conflicts the first layers are to settle, and none are",
+            "pass `--until-stable K` as well; conflicts are measured at all `profile.severities` of the config",
+        )
+    given = {} if settings.until_stable is None else settings.until_stable.model_dump()
+    values = settings.model_dump(exclude_unset=True)
+    try:
+        return ProfileSection(**values | {"until_stable": given | asked})
+    except ValidationError as error:
+        raise ReconError(first_problem(error)) from None
 
 
 def _sampling(request: ProfileRequest, steps: int) -> Sampling:

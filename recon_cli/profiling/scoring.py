@@ -8,7 +8,7 @@ import torch
 
 from recon_cli._version import __version__
 from recon_cli.artifacts.method import Method
-from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.scores import Scores, Settled
 from recon_cli.artifacts.versions import Versions
 from recon_cli.experiment.build import Experiment
 from recon_cli.experiment.device import device_name
@@ -31,12 +31,22 @@ class Origin:
     steps: int
 
 
-def scores_of(recording: Recording, training: Training, experiment: Experiment, origin: Origin) -> Scores:
-    """What was measured so far."""
+def scores_of(
+    recording: Recording,
+    training: Training,
+    experiment: Experiment,
+    origin: Origin,
+    settled: Settled | None = None,
+) -> Scores:
+    """What was measured so far.
+
+    :param settled: what the training stopped for, if it stopped before its last step because that had settled.
+    """
     measurement = recording.measurement
     return Scores(
         **measurement.counted(),
-        complete=training.step == origin.steps,
+        complete=training.step == origin.steps or settled is not None,
+        settled=settled,
         steps=training.step,
         steps_requested=origin.steps,
         iterations_requested=recording.sampling.count(origin.steps),

@@ -247,6 +247,16 @@ class ConflictTally:
         """How many iterations each window of time holds."""
         return self._counted.windows.lengths
 
+    def over_time(self, severity: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The S-conflict score and the number of pairs of every layer in each window of time, [W, L] each.
+
+        :param severity: index of S among the severities.
+        """
+        windows = self._counted.windows.counts
+        nothing = self._counted.stages[0]["pairs"].unsqueeze(0)[:0]
+        below = torch.cat([nothing, *(counts["conflicts"][None, :, severity] for counts in windows)])
+        return below, torch.cat([nothing, *(counts["pairs"].unsqueeze(0) for counts in windows)])
+
     def layer_series(self, layer: int) -> Series:
         """What was counted for one layer, window by window."""
         return Series(**self._series(layer))

@@ -1,15 +1,9 @@
-"""How far a ranking would be another one had other batches been drawn: a bootstrap over time.
-
-Whole windows of time are drawn anew, for all layers alike, within each quarter of the profile; several successive ones
-together where their rates depend on each other.
-"""
+"""How far a ranking would be another one had other batches been drawn: a bootstrap over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from math import ceil, comb
-from random import Random
 from statistics import NormalDist, fmean, stdev
 
 from recon_cli.artifacts.cosines import Cosines
@@ -19,9 +13,8 @@ from recon_cli.errors import ReconError, counted, number
 from recon_cli.ranking.evidence import Course
 from recon_cli.ranking.kinds import CONFLICTS, KINDS
 from recon_cli.ranking.rank import measurements_of, rank
-from recon_cli.ranking.trials import FEWEST_WINDOWS, autocorrelation_time, quarters
+from recon_cli.ranking.resampling import RESAMPLINGS, block_length, resamplings
 
-RESAMPLINGS = 1000
 _TAIL = 0.025
 _QUANTILE = NormalDist().inv_cdf(1 - _TAIL)
 
@@ -61,16 +54,11 @@ def with_stability(ranking: Ranking, courses: Mapping[str, Course], k: int) -> R
     :raises ReconError: if that is of too few windows of time.
     """
     windows = len(next(iter(courses.values())).pairs)
-    if windows < FEWEST_WINDOWS:
-        raise ReconError(
-            f"{counted(windows, 'window')} of time are too few to tell how certain the ranking is",
-            "measure 16 iterations or more",
-        )
-    block = _block([*courses.values()])
+    block = block_length(((course.below, course.pairs) for course in courses.values()), windows)
     value = KINDS[ranking.kind].value
     drawn = [
         {name: value(course.resampled(times)) for name, course in courses.items()}
-        for times in islice(_resamplings(windows, block), RESAMPLINGS)
+        for times in resamplings(windows, block)
     ]
     orders = [sorted(scores, key=lambda name, scores=scores: -scores[name]) for scores in drawn]  # type: ignore[misc]
     places = [{name: place for place, name in enumerate(order, start=1)} for order in orders]
@@ -131,31 +119,6 @@ def _iterations_to_settle(ranking: Ranking, drawn: Sequence[Mapping[str, float]]
     deviation = _deviation(inside.name, outside.name, drawn)
     # The deviation of a mean falls with the root of the number of iterations.
     return max(1, ceil(ranking.iterations * (_QUANTILE * deviation / apart) ** 2))
-
-
-def _resamplings(windows: int, block: int) -> Iterator[list[int]]:
-    """How often each window is there, in one resampling after another."""
-    random = Random(0)
-    parts = list(quarters(range(windows)))
-    while True:
-        times = [0] * windows
-        for part in parts:
-            for drawn in range(0, len(part), block):
-                begin = random.randrange(len(part))
-                for step in range(min(block, len(part) - drawn)):
-                    times[part[(begin + step) % len(part)]] += 1
-        yield times
-
-
-def _block(courses: Sequence[Course]) -> int:
-    """How many windows are drawn together: the longest of the layers' autocorrelation times, as far as that leaves
-    four blocks or more in each quarter.
-    """
-    times = []
-    for course in courses:
-        rates = [below / pairs for below, pairs in zip(course.below, course.pairs, strict=True) if pairs]
-        times.append(autocorrelation_time(rates))
-    return min(ceil(max(times)), max(1, len(courses[0].pairs) // FEWEST_WINDOWS))
 
 
 def _not_known(scores: Scores, severity: float) -> ReconError:

@@ -63,6 +63,11 @@ def _notes(materials: Materials, ranking: Ranking | None, severity: float) -> It
         return
     if not scores.complete:
         yield f"The profile ended early, after {counted(scores.iterations, 'measured step')}."
+    if scores.settled is not None:
+        yield (
+            f"The profile stopped after {counted(scores.iterations, 'measured step')}, as the first "
+            f"{counted(scores.settled.k, 'layer')} below cosine {signed(scores.settled.severity)} had settled."
+        )
     left_out = sum(scores.non_finite(layer) for layer in scores.layers)
     if left_out:
         yield f"{counted(left_out, 'pair').capitalize()} of gradients held NaN or an infinity and are not counted."

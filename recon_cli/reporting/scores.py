@@ -29,6 +29,11 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
         f"{counted(len(scores.layers), 'layer')} shared by {', '.join(scores.tasks)}; "
         f"{measured} measured on {scores.device}"
     )
+    if scores.settled is not None:
+        yield (
+            f"it stopped before step {scores.steps_requested}, as the first {counted(scores.settled.k, 'layer')} below "
+            f"cosine {number(scores.settled.severity)} had settled"
+        )
     if scores.batch_restarts:
         yield f"the data was started over {counted(scores.batch_restarts, 'time')}"
     yield ""

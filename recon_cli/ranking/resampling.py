@@ -1,0 +1,55 @@
+"""What would have been measured had other batches been drawn: whole windows of time are drawn anew, for all layers
+alike, within each quarter of the profile; several successive ones together where their rates depend on each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from math import ceil
+from random import Random
+
+from recon_cli.errors import ReconError, counted
+from recon_cli.ranking.trials import FEWEST_WINDOWS, autocorrelation_time, quarters
+
+RESAMPLINGS = 1000
+
+Course = tuple[Sequence[int], Sequence[int]]
+"""Of one layer, the conflicts and the pairs of each window."""
+
+
+def block_length(courses: Iterable[Course], windows: int) -> int:
+    """How many windows are drawn together: the longest of the layers' autocorrelation times, as far as that leaves
+    four blocks or more in each quarter.
+
+    :param windows: how many there are.
+    :raises ReconError: if they are too few.
+    """
+    if windows < FEWEST_WINDOWS:
+        raise ReconError(
+            f"{counted(windows, 'window')} of time are too few to tell how certain the ranking is",
+            "measure 16 iterations or more",
+        )
+    times = []
+    for below, pairs in courses:
+        rates = [conflicts / number for conflicts, number in zip(below, pairs, strict=True) if number]
+        times.append(autocorrelation_time(rates))
+    return min(ceil(max(times)), max(1, windows // FEWEST_WINDOWS))
+
+
+def resamplings(windows: int, block: int) -> Iterable[list[int]]:
+    """How often each window is there, in one resampling after another; the same ones each time."""
+    return islice(_resamplings(windows, block), RESAMPLINGS)
+
+
+def _resamplings(windows: int, block: int) -> Iterator[list[int]]:
+    random = Random(0)
+    parts = list(quarters(range(windows)))
+    while True:
+        times = [0] * windows
+        for part in parts:
+            begins = random.choices(range(len(part)), k=ceil(len(part) / block))
+            drawn = [part[(begin + step) % len(part)] for begin in begins for step in range(block)]
+            for window in drawn[: len(part)]:
+                times[window] += 1
+        yield times
