@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TypeAlias
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import SplitLayer
+from recon_cli.grouping.partitions import Partition, partition_by
 from recon_cli.layers.names import layer_of
-
-Partition: TypeAlias = tuple[int, ...]
-"""For each task, in order, the position of the first task that it is together with."""
 
 
 def count_flops(flow: Dataflow, layers: Sequence[SplitLayer]) -> int:
@@ -23,12 +20,26 @@ def count_flops(flow: Dataflow, layers: Sequence[SplitLayer]) -> int:
 
     :param flow: of the network before its split.
     """
-    split = _split_layers(flow.tasks, layers)
-    partitions = _partitions(flow, {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split})
+    return flops_of(flow, streams_of(flow, _split_layers(flow.tasks, layers)))
+
+
+def flops_of(flow: Dataflow, streams: Sequence[Partition]) -> int:
+    """The floating-point operations of a forward pass.
+
+    :param streams: how the streams part at each operation.
+    """
     return sum(
         operation.flops * len({partition[task] for task in operation.tasks})
-        for operation, partition in zip(flow.operations, partitions, strict=True)
+        for operation, partition in zip(flow.operations, streams, strict=True)
     )
+
+
+def streams_of(flow: Dataflow, split: Mapping[str, Partition]) -> list[Partition]:
+    """How the streams part at each operation.
+
+    :param split: name of a layer -> how its branches part the tasks, for those that are split, under all their names.
+    """
+    return _partitions(flow, {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split})
 
 
 def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, Partition]:
@@ -46,7 +57,7 @@ def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, 
         own = {key: apart[layer_of(key)] for key in moved if layer_of(key) in apart}
         found = _moved_apart(flow, {**own, **weights})
         found = {
-            layer: _first_places(list(zip(partition, apart.get(layer, partition), strict=True)))
+            layer: partition_by(list(zip(partition, apart.get(layer, partition), strict=True)))
             for layer, partition in found.items()
             if layer not in split
         }
@@ -88,7 +99,7 @@ def _partitions(flow: Dataflow, branches: Mapping[str, Partition]) -> list[Parti
     for operation in flow.operations:
         parting = [found[index] for index in operation.inputs]
         parting += [branches[key] for key in operation.reads if key in branches]
-        found.append(_first_places(list(zip(*parting, strict=True)) or [()] * len(flow.tasks)))
+        found.append(partition_by(list(zip(*parting, strict=True)) or [()] * len(flow.tasks)))
     return found
 
 
@@ -99,12 +110,7 @@ def _read(flow: Dataflow) -> set[str]:
 def _split_layers(tasks: Sequence[str], layers: Sequence[SplitLayer]) -> dict[str, Partition]:
     """How the branches of each split layer part the tasks, under all its names."""
     return {
-        name: _first_places([layer.branch_of(task) for task in tasks])
+        name: partition_by([layer.branch_of(task) for task in tasks])
         for layer in layers
         for name in (layer.name, *layer.aliases)
     }
-
-
-def _first_places(keys: Sequence[object]) -> Partition:
-    first: dict[object, int] = {}
-    return tuple(first.setdefault(key, place) for place, key in enumerate(keys))
