@@ -134,7 +134,21 @@ class BranchingCost(Record):
         return self.by_layer[layer] / self.shared - 1 if self.shared else 0.0
 
 
-Policy = Literal["top-k", "min-score", "budget", "layers", "random-layers", "random-parameters", "first-k", "last-k"]
+Policy = Literal[
+    "top-k", "min-score", "budget", "max-params", "layers", "random-layers", "random-parameters", "first-k", "last-k"
+]
+
+
+class ConflictShares(Record):
+    """How much of the conflict a split removes: the ranking's score, summed over its layers and pairs of tasks."""
+
+    found: float = Field(ge=0, description="of all ranked layers")
+    left: float = Field(ge=0, description="between tasks that share a layer, or a copy of one")
+
+    @property
+    def removed(self) -> float:
+        """The share of it that is gone."""
+        return 1 - self.left / self.found if self.found else 0.0
 
 
 class Selection(Record):
@@ -153,6 +167,10 @@ class Selection(Record):
         description="times the operations of the shared network that were allowed; null if not limited",
     )
     left_out: tuple[str, ...] = Field(default=(), description="layers that were chosen, but would have exceeded that")
+    max_groups: int | None = Field(
+        default=None, ge=2, description="how many copies a layer might have; null for one for every task"
+    )
+    conflict: ConflictShares | None = Field(default=None, description="null where the ranking does not tell it")
 
 
 class CarriedEntry(Record):

@@ -40,6 +40,11 @@ class RankedLayer(Record):
     aliases: tuple[str, ...] = ()
     parameters: tuple[str, ...] | None = None
     tasks: tuple[str, ...] | None = Field(default=None, description="tasks whose losses reach the layer")
+    between: tuple[float, ...] | None = Field(
+        default=None,
+        description="the score between each two of the ranking's tasks i < j, in the order (0, 1), (0, 2), ...; null "
+        "of two tasks, and where it is not known",
+    )
     position: int | None = Field(
         default=None, ge=1, description="its place among the ranked layers as the model registers them, from 1"
     )
@@ -113,6 +118,9 @@ class Ranking(Framed, Document):
             raise ValueError("the positions of the layers are not those from 1 to their number")
         if self.flow is not None and self.flow.tasks != self.tasks:
             raise ValueError("the data flow is of other tasks")
+        pairs = math.comb(len(self.tasks or ()), 2)
+        if any(layer.between is not None and len(layer.between) != pairs for layer in self.layers):
+            raise ValueError("`between` has not one entry per pair of tasks")
         return self
 
     @property

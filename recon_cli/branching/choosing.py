@@ -57,10 +57,15 @@ def choose(
         wanted = sum(_size(candidate, parameters) for candidate in candidates[: wish.random_parameters])
     ranks = {candidate.name: rank for rank, candidate in enumerate(candidates)}
     return Choice(
-        groups=tuple(tuple(_split(layer, tasks) for layer in candidate.layers) for candidate in chosen),
+        groups=split_groups(chosen, tasks),
         ranks=tuple(ranks[candidate.name] for candidate in chosen),
         wanted_parameters=wanted,
     )
+
+
+def split_groups(candidates: Sequence[Candidate], tasks: tuple[str, ...]) -> tuple[tuple[SplitLayer, ...], ...]:
+    """For each candidate, its layers with a branch for every task that reaches them."""
+    return tuple(tuple(_split(layer, tasks) for layer in candidate.layers) for candidate in candidates)
 
 
 def _apply_policy(

@@ -15,9 +15,10 @@ from recon_cli.branching.choosing import Choice, choose
 from recon_cli.branching.costs import cost_of, within_limit
 from recon_cli.branching.flows import FlowSource
 from recon_cli.branching.matching import check_ranking, check_unbranched, tasks_of
+from recon_cli.branching.optimal import conflict_shares, in_groups, most_removed
 from recon_cli.branching.parameters import ParameterTable
 from recon_cli.branching.plan import BranchingPlan, check_ties, plan_branching
-from recon_cli.branching.requests import CostLimit, SplitRequest
+from recon_cli.branching.requests import SplitRequest
 from recon_cli.branching.sizing import sizes_of
 from recon_cli.branching.statistics import own_statistics
 from recon_cli.checkpoints.prefixes import Unprefixed
@@ -58,9 +59,16 @@ def decide(request: SplitRequest, source: Unprefixed, flow_source: FlowSource) -
     tasks = tasks_of(request)
     parameters = ParameterTable(source, ranking)
     untouched = check_ranking(ranking, parameters, request.checkpoint) if ranking else ()
-    choice = choose(request.selection, ranking, parameters, tasks)
     flow = flow_source(tasks)
-    layers = _allowed(choice, request.limit, flow, source.ties)
+    if request.limit is not None and flow is None:
+        raise ReconError(
+            f"--max-cost {number(request.limit.ratio)} is given, but what the split costs in operations is not known",
+            "pass `--ranking` with a ranking of what `recon profile` measured; it can stand beside `--layers`",
+        )
+    choice = _choose(request, parameters, tasks, flow, source.ties)
+    layers = choice.layers
+    if request.limit is not None and flow is not None:
+        layers = within_limit(choice, request.limit, flow, source.ties)
     statistics = None
     if request.batchnorm == "per-stream" and flow is None:
         raise ReconError(
@@ -77,24 +85,25 @@ def decide(request: SplitRequest, source: Unprefixed, flow_source: FlowSource) -
         batchnorm="per-stream" if statistics is not None else request.batchnorm or "unknown",
         parameters=tuple(parameters.own),
         sizes=sizes_of(parameters, plan, ranking, choice.wanted_parameters),
-        selection=_selection(request, [layer.name for layer in choice.layers if layer not in layers]),
+        selection=_selection(request, choice, layers, tasks),
         cost=None if flow is None else cost_of(flow, layers, source.ties),
         untouched=untouched,
         without_conflicts=tuple(layer.name for layer in plan.layers if layer.name in idle),
     )
 
 
-def _allowed(
-    choice: Choice, limit: CostLimit | None, flow: Dataflow | None, ties: Mapping[str, str]
-) -> tuple[SplitLayer, ...]:
-    if limit is None:
-        return choice.layers
-    if flow is None:
-        raise ReconError(
-            f"--max-cost {number(limit.ratio)} is given, but what the split costs in operations is not known",
-            "pass `--ranking` with a ranking of what `recon profile` measured; it can stand beside `--layers`",
-        )
-    return within_limit(choice, limit, flow, ties)
+def _choose(
+    request: SplitRequest,
+    parameters: ParameterTable,
+    tasks: tuple[str, ...],
+    flow: Dataflow | None,
+    ties: Mapping[str, str],
+) -> Choice:
+    wish, ranking = request.selection, request.ranking
+    if wish.max_params is not None:
+        return most_removed(wish, ranking, parameters, tasks, limit=request.limit, flow=flow, ties=ties)
+    choice = choose(wish, ranking, parameters, tasks)
+    return choice if wish.max_groups is None else in_groups(choice, wish.max_groups, ranking, tasks)
 
 
 def _first_names(ranking: Ranking | None, source: Unprefixed) -> dict[str, str]:
@@ -106,7 +115,9 @@ def _first_names(ranking: Ranking | None, source: Unprefixed) -> dict[str, str]:
     return {**source.ties, **by_layer}
 
 
-def _selection(request: SplitRequest, left_out: Sequence[str]) -> Selection:
+def _selection(
+    request: SplitRequest, choice: Choice, layers: Sequence[SplitLayer], tasks: tuple[str, ...]
+) -> Selection:
     wish = request.selection
     return Selection(
         policy=wish.policy,
@@ -115,5 +126,7 @@ def _selection(request: SplitRequest, left_out: Sequence[str]) -> Selection:
         seed=wish.drawn_with,
         ranking_digest=None if request.ranking is None else digest_bytes(request.ranking.to_bytes()),
         max_cost=None if request.limit is None else request.limit.ratio,
-        left_out=tuple(left_out),
+        left_out=tuple(layer.name for layer in choice.layers if layer not in layers),
+        max_groups=wish.max_groups,
+        conflict=conflict_shares(request.ranking, layers, tasks),
     )

@@ -13,6 +13,7 @@ from itertools import chain
 
 from recon_cli.artifacts.manifest import Branch, Split, SplitLayer, SplitStatistics
 from recon_cli.errors import ReconError, did_you_mean, listed, quoted
+from recon_cli.grouping.partitions import Partition, all_apart
 from recon_cli.layers.names import TOKEN, LayerTable, layer_of
 from recon_cli.tasks import branch_ids
 
@@ -60,16 +61,31 @@ class BranchingPlan:
 def split_per_task(
     name: str, aliases: Sequence[str], tasks: Sequence[str], reaching: Sequence[str] | None = None
 ) -> SplitLayer:
-    """A layer with one branch for each task that reaches it.
+    """A layer with one branch for each task that reaches it; the parameters are those of :func:`split_by`."""
+    return split_by(all_apart(len(tasks)), name, aliases, tasks, reaching)
 
+
+def split_by(
+    partition: Partition,
+    name: str,
+    aliases: Sequence[str],
+    tasks: Sequence[str],
+    reaching: Sequence[str] | None = None,
+) -> SplitLayer:
+    """A layer with one branch for each group of the tasks that reach it, called like the first of them.
+
+    :param partition: the groups.
     :param reaching: the tasks whose losses reach the layer, if that is known. The others, for whom it makes no
-        difference, are counted with the first of them.
+        difference, are counted with the first group.
     """
-    own = [task for task in tasks if reaching is None or task in reaching]
-    others = tuple(task for task in tasks if task not in own)
+    places = [place for place, task in enumerate(tasks) if reaching is None or task in reaching]
+    groups: dict[int, list[str]] = {}
+    for place in places:
+        groups.setdefault(partition[place], []).append(tasks[place])
+    groups[partition[places[0]]] += [task for place, task in enumerate(tasks) if place not in places]
     ids = dict(zip(tasks, branch_ids(tasks), strict=True))
-    branches = [Branch(id=ids[task], tasks=(task, *others) if task == own[0] else (task,)) for task in own]
-    return SplitLayer(name=name, aliases=tuple(aliases), branches=tuple(branches))
+    branches = tuple(Branch(id=ids[group[0]], tasks=tuple(group)) for group in groups.values())
+    return SplitLayer(name=name, aliases=tuple(aliases), branches=branches)
 
 
 def plan_branching(

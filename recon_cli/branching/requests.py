@@ -24,11 +24,13 @@ class SelectionRequest:
     Exactly one of the policies is set; they are called like the options.
 
     :ivar seed: of a random policy; None for 0.
+    :ivar max_groups: how many copies of a layer there may be; None for one for every task.
     """
 
     top_k: int | None = None
     min_score: float | None = None
     budget: str | None = None
+    max_params: str | None = None
     layers: tuple[str, ...] | None = None
     random_layers: int | None = None
     random_parameters: int | None = None
@@ -36,6 +38,7 @@ class SelectionRequest:
     last_k: int | None = None
     seed: int | None = None
     granularity: Granularity = "layer"
+    max_groups: int | None = None
 
     def __post_init__(self) -> None:
         given = [policy for policy in POLICIES if self._argument(policy) is not None]
@@ -47,6 +50,8 @@ class SelectionRequest:
             )
         if self.seed is not None and given[0] not in RANDOM_POLICIES:
             raise ReconError(f"--seed is given, but --{given[0]} draws nothing at random", "leave --seed out")
+        if self.max_groups is not None and self.max_groups < 2:
+            raise ReconError(f"--max-groups {self.max_groups} would leave every layer shared", "allow 2 or more")
 
     @property
     def policy(self) -> Policy:
@@ -168,6 +173,10 @@ def read_request(
     :raises ReconError: if a file cannot be read, or the options contradict each other.
     """
     given = {name: value for name, value in selection.items() if value is not None}
+    if drop and "max_params" in given:
+        raise ReconError(
+            "--drop is given beside --max-params, which keeps within --max-cost by itself", "leave --drop out"
+        )
     if drop and max_cost is None:
         raise ReconError("--drop is given without --max-cost, so there is nothing to keep to", "pass both, or neither")
     if plan is None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import Branch, SplitLayer, SplitStatistics
 from recon_cli.branching.plan import BranchingPlan
-from recon_cli.branching.streams import Partition, statistics_apart
+from recon_cli.branching.streams import statistics_apart
+from recon_cli.grouping.partitions import Partition
 from recon_cli.layers.names import RUNNING_STATISTICS, layer_of
 from recon_cli.tasks import branch_ids
 

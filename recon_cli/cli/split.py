@@ -47,6 +47,25 @@ def command(
         str | None,
         typer.Option("--budget", metavar="N", help="Split down the ranking what fits: 20000 (parameters), 2MB, or 5%."),
     ] = None,
+    max_params: Annotated[
+        str | None,
+        typer.Option(
+            "--max-params",
+            metavar="N",
+            help="Split what removes the most conflict for at most so many further parameters, like 5%, and at most "
+            "--max-cost operations if that is given: layers, and the groups of tasks that share a copy.",
+        ),
+    ] = None,
+    max_groups: Annotated[
+        int | None,
+        typer.Option(
+            "--max-groups",
+            metavar="G",
+            help="At most so many copies of a layer, each for a group of tasks that conflict little; default: a copy "
+            "for every task.",
+            show_default=False,
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option("--layers", metavar="A,B", help="Split these layers; needs no ranking."),
@@ -145,6 +164,8 @@ def command(
         top_k=top_k,
         min_score=min_score,
         budget=budget,
+        max_params=max_params,
+        max_groups=max_groups,
         layers=_comma_separated(layers),
         random_layers=random_layers,
         random_parameters=random_parameters,

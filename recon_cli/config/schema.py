@@ -283,6 +283,8 @@ class SelectSection(Section):
     top_k: Annotated[int, Field(ge=1)] | None = None
     min_score: float | None = None
     budget: str | None = None
+    max_params: str | None = None
+    max_groups: Annotated[int, Field(ge=2)] | None = None
     max_cost: str | None = None
     drop: bool = False
     granularity: Granularity | None = None
@@ -290,9 +292,9 @@ class SelectSection(Section):
 
     @model_validator(mode="after")
     def _one_policy(self) -> SelectSection:
-        given = [name for name in ("top_k", "min_score", "budget") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError("give one of `top_k`, `min_score` and `budget`")
+        policies = ("top_k", "min_score", "budget", "max_params")
+        if sum(getattr(self, name) is not None for name in policies) != 1:
+            raise ValueError("give one of `top_k`, `min_score`, `budget` and `max_params`")
         return self
 
 

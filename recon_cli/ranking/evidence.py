@@ -94,6 +94,21 @@ class Measurements:
             extra_operations=self._extra_operations(layer),
         )
 
+    def between(self, layer: ScoredLayer) -> tuple[float, ...] | None:
+        """The score of a layer between each two tasks i < j, in the order (0, 1), (0, 2), ...
+
+        None where that is not known: it is counted over the whole profile, at the severities of the grid alone. Of two
+        tasks it is the layer's own.
+        """
+        severities = self._scores.severities
+        if not self._kind.between_tasks or self._stage is not None or self.severity not in severities:
+            return None
+        if layer.between is None or len(self._scores.tasks) == 2:
+            return None
+        whole, below = self.of(layer), layer.between.conflicts[severities.index(self.severity)]
+        counted = zip(layer.between.pairs, below, strict=True)
+        return tuple(self._kind.value(replace(whole, pairs=pairs, below=count)) for pairs, count in counted)
+
     def over_time(self, layer: ScoredLayer) -> Course | None:
         """What was measured of a layer in each window that lies in the stage; None if that is not known."""
         series = layer.series

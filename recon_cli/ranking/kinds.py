@@ -51,6 +51,7 @@ class ScoreKind:
     :ivar words: what it is.
     :ivar use: when to take it.
     :ivar needs: what of a scores document it needs that those of earlier versions, or of some networks, lack.
+    :ivar between_tasks: whether it is known between each two tasks as well, as it follows from the counts alone.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ScoreKind:
     use: str
     value: Callable[[Evidence], float]
     needs: tuple[str, ...] = ()
+    between_tasks: bool = False
 
 
 def _fitted(evidence: Evidence) -> float:
@@ -96,12 +98,14 @@ KINDS: Mapping[str, ScoreKind] = {
             "to do as the paper does. In small layers random gradients have larger cosines, so it partly lists layers "
             "by their size",
             lambda evidence: evidence.below,
+            between_tasks=True,
         ),
         ScoreKind(
             "probability",
             "the share of a layer's own pairs with a cosine below S",
             "where not all tasks reach all layers, or have labels in all batches; else it orders as `conflicts` does",
             lambda evidence: evidence.rate,
+            between_tasks=True,
         ),
         ScoreKind(
             "fitted",
@@ -115,6 +119,7 @@ KINDS: Mapping[str, ScoreKind] = {
             "the share below S, less that of random directions in as many dimensions as the layer has parameters",
             "to see which layers conflict more than their size alone makes them",
             _excess,
+            between_tasks=True,
         ),
         ScoreKind(
             Z,

@@ -58,6 +58,7 @@ def rank(
                 aliases=layer.aliases,
                 parameters=layer.parameters,
                 tasks=layer.tasks,
+                between=measurements.between(layer),
                 position=positions[layer.name],
             )
         )

@@ -123,6 +123,13 @@ class Budget:
             "write it like `20000`, `1.5M`, `600KB`, `2MiB` or `5%`",
         )
 
+    def limit(self, model_parameters: int) -> float:
+        """The limit in parameters, or in bytes.
+
+        :param model_parameters: what a percentage is of.
+        """
+        return self.amount / 100 * model_parameters if self.unit == "percent" else self.amount
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -142,7 +149,7 @@ def within_budget(
     :param model_parameters: what a percentage is of.
     :raises ReconError: if not even one fits.
     """
-    limit = budget.amount / 100 * model_parameters if budget.unit == "percent" else budget.amount
+    limit = budget.limit(model_parameters)
     chosen: list[Candidate] = []
     spent = 0
     for candidate in candidates:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rich.console import RenderableType
 
-from recon_cli.artifacts.manifest import Manifest, SplitPlan
+from recon_cli.artifacts.manifest import Manifest, SplitLayer, SplitPlan
 from recon_cli.branching.costs import added_text
 from recon_cli.branching.split import SplitResult
 from recon_cli.branching.statistics import layers_in_doubt
@@ -29,7 +29,9 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
     yield f"{counted(len(plan.layers), 'layer')} split for {', '.join(plan.tasks)}:"
     for layer in plan.layers:
         names = " = ".join((layer.name, *layer.aliases))
-        yield f"  {names}" if cost is None else f"  {names}: {_operations(cost.added_by(layer.name))}"
+        said = [_groups(layer)] if len(layer.branches) < len(plan.tasks) else []
+        said += [] if cost is None else [_operations(cost.added_by(layer.name))]
+        yield f"  {': '.join((names, *said))}"
     if plan.statistics:
         own = listed([each.name for each in plan.statistics])
         yield f"running statistics of {counted(len(plan.statistics), 'other layer')} for every stream: {own}"
@@ -47,6 +49,9 @@ def split_view(result: SplitResult) -> Iterable[RenderableType]:
         yield f"split: {sizes.split_parameters:,} parameters, {percent(share)} of the model's"
     if cost is not None:
         yield f"operations: {cost.ratio:.3f} times those of the shared network"
+    conflict = result.decision.selection.conflict
+    if conflict is not None and conflict.found:
+        yield f"conflict: {percent(conflict.removed)} of the ranking's is removed"
     yield f"to write: {megabytes(result.output.bytes)}, and a manifest of {megabytes(result.output.manifest_bytes)}"
 
 
@@ -55,7 +60,7 @@ def split_rows(document: Manifest | SplitPlan) -> Rows:
     cost = document.cost
     rows = []
     for layer in document.layers:
-        branches = " | ".join(", ".join(branch.tasks) for branch in layer.branches)
+        branches = _groups(layer)
         added = "" if cost is None else percent(cost.added_by(layer.name))
         rows.append([" = ".join((layer.name, *layer.aliases)), branches, added])
     return Rows(["layer", "tasks of its branches", ">added operations"], rows)
@@ -120,6 +125,10 @@ def cost_remarks(result: SplitResult) -> Iterable[str]:
         yield f"left out, to stay within {number(selection.max_cost or 1)} times the operations: {names}"
     if result.cost_unknown is not None:
         yield f"what the split costs in operations is not known: {result.cost_unknown}"
+
+
+def _groups(layer: SplitLayer) -> str:
+    return " | ".join(", ".join(branch.tasks) for branch in layer.branches)
 
 
 def _operations(share: float) -> str:
