@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import ConflictShares, SplitLayer
-from recon_cli.artifacts.ranking import RankedLayer, Ranking
+from recon_cli.artifacts.ranking import Ranking
 from recon_cli.branching.choosing import Choice, split_groups
 from recon_cli.branching.costs import Group, tied_together
 from recon_cli.branching.parameters import ParameterTable, count, count_bytes
@@ -20,8 +20,9 @@ from recon_cli.ranking.candidates import candidates_of
 from recon_cli.ranking.pairwise import added_up, known_conflicts, pair_conflicts
 from recon_cli.ranking.selection import Budget
 from recon_cli.tradeoff.family import family_of
-from recon_cli.tradeoff.problem import Item, Limits, Problem
-from recon_cli.tradeoff.solve import solve
+from recon_cli.tradeoff.items import item_of
+from recon_cli.tradeoff.problem import Limits, Problem
+from recon_cli.tradeoff.solve import Solver
 
 
 def in_groups(choice: Choice, most: int, ranking: Ranking | None, tasks: tuple[str, ...]) -> Choice:
@@ -68,12 +69,14 @@ def most_removed(
     budget = Budget.parse(wish.max_params)
     ranked = {layer.name: layer for layer in ranking.layers}
     groups = tied_together(split_groups(candidates_of(ranking, wish.granularity), tasks), ties)
-    items = [_item([ranked[layer.name] for layer in group], parameters, tasks, budget) for group in groups]
+    items = [
+        item_of([ranked[layer.name] for layer in group], tasks, _size(group, parameters, budget)) for group in groups
+    ]
     problem = Problem(len(tasks), items, flow)
     if not problem.total:
         raise ReconError("no layer has conflicts, so there is nothing to split")
     limits = _limits(budget, limit, parameters, flow)
-    found = solve(problem, family_of(problem.conflicts, wish.max_groups), limits)
+    found = Solver(problem, family_of(problem.conflicts, wish.max_groups)).solve(limits)
     split = [
         tuple(split_by(partition, layer.name, layer.aliases, tasks, ranked[layer.name].tasks) for layer in group)
         for group, partition in zip(groups, found.partitions, strict=True)
@@ -106,16 +109,10 @@ def conflict_shares(
     return ConflictShares(found=found, left=left) if ranking else None
 
 
-def _item(layers: Sequence[RankedLayer], parameters: ParameterTable, tasks: Sequence[str], budget: Budget) -> Item:
-    names = frozenset(name for layer in layers for name in (layer.name, *layer.aliases))
-    own = parameters.of_layers(dict.fromkeys(name for layer in layers for name in (layer.name, *layer.aliases)))
-    reaching = [place for place, task in enumerate(tasks) if any(task in (each.tasks or tasks) for each in layers)]
-    return Item(
-        names,
-        added_up([known_conflicts(layer, tasks) for layer in layers], len(tasks)),
-        count_bytes(own) if budget.unit == "bytes" else count(own),
-        tuple(reaching),
-    )
+def _size(group: Group, parameters: ParameterTable, budget: Budget) -> int:
+    """Parameters, or bytes, of one copy; a tied one once."""
+    own = parameters.of_layers(dict.fromkeys(name for layer in group for name in (layer.name, *layer.aliases)))
+    return count_bytes(own) if budget.unit == "bytes" else count(own)
 
 
 def _limits(budget: Budget, limit: CostLimit | None, parameters: ParameterTable, flow: Dataflow | None) -> Limits:

@@ -26,6 +26,7 @@ from recon_cli.cli import (
     run,
     split,
     tasks,
+    tradeoff,
     train,
     unsplit,
     verify,
@@ -47,6 +48,7 @@ app.command("inspect", short_help="Show what is in a file.")(inspect.command)
 app.command("profile", short_help="Measure conflicts layer by layer.")(profile.command)
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("tasks", short_help="Which tasks conflict, and which get along.")(tasks.command)
+app.command("tradeoff", short_help="What splits remove, for what cost.")(tradeoff.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("train", short_help="Train the network, or the branched one.")(train.command)
 app.command("run", short_help="Do all of it: profile, rank, split, train, compare.")(run.command)

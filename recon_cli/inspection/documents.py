@@ -22,6 +22,7 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
 from recon_cli.artifacts.tasks import TaskRelations
+from recon_cli.artifacts.tradeoff import Tradeoff
 from recon_cli.artifacts.training import Evaluation, Figures, Results, Statistic, Statistics, Training
 from recon_cli.artifacts.verification import Verification
 from recon_cli.errors import ReconError, counted, did_you_mean, listed, number, quoted
@@ -147,6 +148,17 @@ def _task_relations(found: TaskRelations) -> Facts:
     }
 
 
+def _tradeoff(found: Tradeoff) -> Facts:
+    last = found.published[-1]
+    return {
+        "tasks": _names(found.tasks),
+        "parameters of the ranked layers": f"{found.parameters:,}",
+        "copies": "one for every task" if found.max_groups is None else f"at most {found.max_groups}",
+        "limits": str(len(found.within)),
+        "published": f"the first 1 to {last.k} layers",
+    }
+
+
 def _training(training: Training) -> Facts:
     return {
         "tasks": _names(training.tasks),
@@ -226,11 +238,12 @@ def _manifest(manifest: Manifest) -> Facts:
 
 
 def _split(document: Manifest | SplitPlan) -> Facts:
-    source = document.source
+    source, conflict = document.source, document.selection.conflict
     return {
         "tasks": _names(document.tasks),
         "source": f"{source.name} ({source.format}), {source.digest}",
         "selection": f"{document.selection.policy} {document.selection.argument}",
+        "conflict": "not known" if conflict is None else f"{100 * conflict.removed:.2f}% of the ranking's is removed",
         "split layers": str(len(document.layers)),
         "layers": listed([layer.name for layer in document.layers], _LAYERS_SHOWN),
         "running statistics": _SHARING[document.batchnorm],
@@ -296,6 +309,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     Comparison: _comparison,
     ConflictComparison: _conflict_comparison,
     TaskRelations: _task_relations,
+    Tradeoff: _tradeoff,
     Manifest: _manifest,
     SplitPlan: _plan,
     Verification: _verification,

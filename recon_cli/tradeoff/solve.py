@@ -6,7 +6,8 @@ is used up by single steps, and by exchanges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from math import sqrt
 
 from recon_cli.grouping.partitions import Partition, refines
@@ -17,41 +18,68 @@ _STEPS = 16
 """Halvings of the logarithm of a price."""
 _RANGE = 1e-9
 """The lowest price that is tried, relative to the one at which nothing is split."""
+_SAMPLED = 16
+"""Prices of each kind in a sample."""
 _EXCHANGED = 15
 """With more partitions to choose from, no exchanges are tried: they would take minutes."""
 
 
-def solve(problem: Problem, family: Sequence[Partition], limits: Limits) -> Solution:
-    """A split that removes as much conflict as can be within the limits.
+class Solver:
+    """Finds splits of a problem within limits.
 
-    It is the best one found, and not proven to be the best of all; the tests compare it with an exact solver.
+    What it finds is the best that was found, and not proven to be the best of all; the tests compare it with an exact
+    solver.
 
     :param family: the partitions that an item may have, coarse ones first.
     """
-    ladder = Ladder(problem, family)
-    best = problem.unsplit()
 
-    def at(added: float, operations: float) -> Solution:
-        nonlocal best
-        found = problem.solution(ladder.best(added, operations))
-        if found.within(limits):
-            best = max(best, found, key=lambda solution: solution.merit)
-        return found
-
-    def keeping_added(operations: float) -> Solution:
-        return _cheapest_price(
-            lambda price: at(price, operations),
-            lambda solution: solution.added <= limits.added,
-            max((item.conflict / item.size for item in problem.items if item.size), default=0.0),
+    def __init__(self, problem: Problem, family: Sequence[Partition]) -> None:
+        self.problem = problem
+        self._family = family
+        self._ladder = Ladder(problem, family)
+        self._highest = (
+            2 * max((item.conflict / item.size for item in problem.items if item.size), default=0.0),
+            2 * problem.total / _least_operation(problem),
         )
+        self._unsplit = problem.unsplit()
 
-    _cheapest_price(
-        keeping_added, lambda solution: solution.operations <= limits.operations, _dearest_operation(problem)
-    )
-    return polished(problem, family, limits, best)
+    def solve(self, limits: Limits) -> Solution:
+        """A split that removes as much conflict as can be within the limits."""
+        tried = [self._unsplit]
+
+        def at(added: float, operations: float) -> Solution:
+            tried.append(self._at(added, operations))
+            return tried[-1]
+
+        def keeping_added(operations: float) -> Solution:
+            return _cheapest_price(
+                lambda price: at(price, operations), lambda found: found.added <= limits.added, self._highest[0]
+            )
+
+        _cheapest_price(keeping_added, lambda found: found.operations <= limits.operations, self._highest[1])
+        return self.best_of(tried, limits)
+
+    def sample(self) -> list[Solution]:
+        """Good splits of all sizes and costs: the best ones at many prices of parameters and operations."""
+        falling = [_RANGE ** (step / _SAMPLED) for step in range(_SAMPLED)]
+        prices = [[0.0, *(highest * part for part in falling)] for highest in self._highest]
+        if self.problem.flow is None:
+            prices[1] = [0.0]
+        return list(dict.fromkeys([self._unsplit, *(self._at(*pair) for pair in product(*prices))]))
+
+    def best_of(self, solutions: Iterable[Solution], limits: Limits) -> Solution:
+        """The best one within the limits, and what it leaves of them used up.
+
+        :param solutions: one within the limits at least.
+        """
+        best = max((each for each in solutions if each.within(limits)), key=lambda solution: solution.merit)
+        return _polished(self.problem, self._family, limits, best)
+
+    def _at(self, added: float, operations: float) -> Solution:
+        return self.problem.solution(self._ladder.best(added, operations))
 
 
-def polished(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:
+def _polished(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:
     """Use up what a solution leaves of the limits, as long as that removes more conflict."""
     best = _filled(problem, family, limits, solution)
     if len(family) > _EXCHANGED:
@@ -75,7 +103,7 @@ def _cheapest_price(
     """
     if keeps(found := solve_at(0.0)):
         return found
-    low, high = highest * _RANGE, highest * 2
+    low, high = highest * _RANGE, highest
     found = solve_at(high)
     for _ in range(_STEPS):
         middle = sqrt(low * high)
@@ -87,10 +115,9 @@ def _cheapest_price(
     return found
 
 
-def _dearest_operation(problem: Problem) -> float:
-    """A price of an operation at which no stream parts where that costs any."""
-    flops = [operation.flops for operation in problem.flow.operations if operation.flops] if problem.flow else []
-    return problem.total / min(flops, default=1)
+def _least_operation(problem: Problem) -> int:
+    operations = problem.flow.operations if problem.flow else ()
+    return min((operation.flops for operation in operations if operation.flops), default=1)
 
 
 def _filled(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:

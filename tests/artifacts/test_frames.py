@@ -87,7 +87,7 @@ def test_rankings_are_a_row_for_each_layer(recon, config, ranking, read):
             low, high = layer.pop("interval")
             first, last = layer.pop("places") or (None, None)
             assert (first is None) == (path == ranking)
-            del layer["parameters"]
+            del layer["parameters"], layer["between"]
             layer |= {"layer": layer.pop("name"), "parameters": layer.pop("size"), "place": place}
             layer |= {"interval_low": low, "interval_high": high, "place_low": first, "place_high": last}
             expected.append(layer)

@@ -7,13 +7,13 @@ import pytest
 from recon_cli.grouping.partitions import groups_of
 from recon_cli.tradeoff.family import family_of
 from recon_cli.tradeoff.problem import Limits
-from recon_cli.tradeoff.solve import solve
+from recon_cli.tradeoff.solve import Solver
 from tests.tradeoff.exact import most_removed
 from tests.tradeoff.networks import chain, drawn
 
 
 def within(problem, limits, most=None):
-    found = solve(problem, family_of(problem.conflicts, most), limits)
+    found = Solver(problem, family_of(problem.conflicts, most)).solve(limits)
     assert found == problem.solution(found.partitions)
     assert found.within(limits)
     return found
