@@ -28,6 +28,7 @@ from recon_cli.cli import (
     tasks,
     tradeoff,
     train,
+    transfer,
     unsplit,
     verify,
 )
@@ -48,6 +49,7 @@ app.command("inspect", short_help="Show what is in a file.")(inspect.command)
 app.command("profile", short_help="Measure conflicts layer by layer.")(profile.command)
 app.command("rank", short_help="Rank the layers by their conflicts.")(rank.command)
 app.command("tasks", short_help="Which tasks conflict, and which get along.")(tasks.command)
+app.command("transfer", short_help="Take a ranking over to another network.")(transfer.command)
 app.command("tradeoff", short_help="What splits remove, for what cost.")(tradeoff.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("train", short_help="Train the network, or the branched one.")(train.command)

@@ -58,3 +58,8 @@ MethodName = Annotated[
         "--method", metavar="NAME", help="Update rule (see `recon methods`) with its defaults; default: the config's."
     ),
 ]
+
+
+def comma_separated(text: str | None) -> tuple[str, ...] | None:
+    """The names in `A,B`; None stays None."""
+    return None if text is None else tuple(text.split(","))

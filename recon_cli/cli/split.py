@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recon_cli.artifacts.sharing import AskedSharing
-from recon_cli.cli.options import AllowCode, Force, Json, Quiet
+from recon_cli.cli.options import AllowCode, Force, Json, Quiet, comma_separated
 from recon_cli.cli.output import Output
 from recon_cli.collector import paused_collector
 from recon_cli.layers.names import Granularity
@@ -156,7 +156,7 @@ def command(
         key=key,
         plan=plan,
         ranking=ranking,
-        tasks=_comma_separated(tasks),
+        tasks=comma_separated(tasks),
         allow_code=allow_code,
         max_cost=max_cost,
         drop=drop,
@@ -166,7 +166,7 @@ def command(
         budget=budget,
         max_params=max_params,
         max_groups=max_groups,
-        layers=_comma_separated(layers),
+        layers=comma_separated(layers),
         random_layers=random_layers,
         random_parameters=random_parameters,
         first_k=first_k,
@@ -190,7 +190,3 @@ def command(
     for remark in (*(cost_remarks(result) if dry_run else ()), *split_remarks(result)):
         sink.note(remark)
     sink.result(result.document, lambda: split_view(result))
-
-
-def _comma_separated(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(text.split(","))

@@ -9,13 +9,14 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from recon_cli.artifacts.ranking import Ranking, Stability
-from recon_cli.errors import counted, number
+from recon_cli.errors import counted, listed, number
 from recon_cli.ranking.kinds import CONFLICTS, KINDS
 from recon_cli.reporting.heat import BarredTable, HeatStrip, relative
 from recon_cli.reporting.tables import Rows, add_row, bar, make_table, percent, percent_interval
 
 if TYPE_CHECKING:
     from recon_cli.profiling.leaders import Leader
+    from recon_cli.ranking.transfer import Transfer
 
 
 def ranking_view(ranking: Ranking) -> Iterable[RenderableType]:
@@ -64,6 +65,14 @@ def kinds_view() -> Iterable[RenderableType]:
         yield f"  {kind.words};"
         yield f"  {kind.use}."
         yield ""
+
+
+def transfer_remarks(found: Transfer) -> Iterable[str]:
+    """Which layers the two networks do not have in common."""
+    if found.left_out:
+        yield f"the other network has not {listed(found.left_out)}; left out"
+    if found.unplaced:
+        yield f"the ranking does not tell of {listed(found.unplaced)}, which the other network has; not ranked"
 
 
 def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
