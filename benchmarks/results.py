@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from benchmarks.pages import page_with
+from benchmarks.pages import page_with, table
 from recon_cli.artifacts.conflict_comparison import ComparedRun, ConflictComparison
 from recon_cli.artifacts.result_comparison import ComparedResults, ResultComparison
 from recon_cli.artifacts.scores import Scores
@@ -84,12 +84,6 @@ RULES = {
 def trained(folders: Sequence[Path]) -> dict[str, Path]:
     """The folder of every way of training, by its name."""
     return {file.parent.name: file.parent for folder in folders for file in sorted(folder.glob("*/results.json"))}
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def percents(statistic: Statistic | None, factor: float = 100) -> str:

@@ -11,8 +11,60 @@ from itertools import combinations
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import SplitLayer
-from recon_cli.grouping.partitions import Partition, partition_by
+from recon_cli.grouping.partitions import Partition, all_together, partition_by
 from recon_cli.layers.names import layer_of
+
+
+class Streams:
+    """How the streams part in one network, for as many splits as are to be tried."""
+
+    def __init__(self, flow: Dataflow) -> None:
+        self._flow = flow
+        self._together = all_together(len(flow.tasks))
+        self._meets: dict[tuple[Partition, Partition], Partition] = {}
+        self._widths: dict[tuple[Partition, tuple[int, ...]], int] = {}
+
+    def of(self, branches: Mapping[str, Partition]) -> list[Partition]:
+        """How the streams part at each operation.
+
+        :param branches: how the branches of a tensor part the tasks, if it has several.
+        """
+        found: list[Partition] = []
+        for operation in self._flow.operations:
+            partition = self._together
+            for index in operation.inputs:
+                partition = self._meet(partition, found[index])
+            for key in operation.reads:
+                if key in branches:
+                    partition = self._meet(partition, branches[key])
+            found.append(partition)
+        return found
+
+    def flops(self, streams: Sequence[Partition]) -> int:
+        """The floating-point operations of a forward pass.
+
+        :param streams: how the streams part at each operation.
+        """
+        return sum(
+            operation.flops * self._width(partition, operation.tasks)
+            for operation, partition in zip(self._flow.operations, streams, strict=True)
+            if operation.flops
+        )
+
+    def _meet(self, one: Partition, other: Partition) -> Partition:
+        """The partition in which those tasks are together that are so in both."""
+        if one is other or one is self._together:
+            return other
+        pair = (one, other)
+        if pair not in self._meets:
+            self._meets[pair] = partition_by(list(zip(one, other, strict=True)))
+        return self._meets[pair]
+
+    def _width(self, partition: Partition, tasks: tuple[int, ...]) -> int:
+        pair = (partition, tasks)
+        if pair not in self._widths:
+            self._widths[pair] = len({partition[task] for task in tasks})
+        return self._widths[pair]
 
 
 def count_flops(flow: Dataflow, layers: Sequence[SplitLayer]) -> int:
@@ -20,26 +72,16 @@ def count_flops(flow: Dataflow, layers: Sequence[SplitLayer]) -> int:
 
     :param flow: of the network before its split.
     """
-    return flops_of(flow, streams_of(flow, _split_layers(flow.tasks, layers)))
+    streams = Streams(flow)
+    return streams.flops(streams.of(branches_of(flow, _split_layers(flow.tasks, layers))))
 
 
-def flops_of(flow: Dataflow, streams: Sequence[Partition]) -> int:
-    """The floating-point operations of a forward pass.
+def branches_of(flow: Dataflow, split: Mapping[str, Partition]) -> dict[str, Partition]:
+    """How the branches of the tensors that are read part the tasks.
 
-    :param streams: how the streams part at each operation.
+    :param split: name of a layer -> how its branches part them, for those that are split, under all their names.
     """
-    return sum(
-        operation.flops * len({partition[task] for task in operation.tasks})
-        for operation, partition in zip(flow.operations, streams, strict=True)
-    )
-
-
-def streams_of(flow: Dataflow, split: Mapping[str, Partition]) -> list[Partition]:
-    """How the streams part at each operation.
-
-    :param split: name of a layer -> how its branches part the tasks, for those that are split, under all their names.
-    """
-    return _partitions(flow, {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split})
+    return {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split}
 
 
 def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, Partition]:
@@ -49,7 +91,7 @@ def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, 
     :returns: layer -> how the streams part there, all its buffers taken together.
     """
     split = _split_layers(flow.tasks, layers)
-    weights = {key: split[layer_of(key)] for key in _read(flow) if layer_of(key) in split}
+    weights = branches_of(flow, split)
     moved = {key for operation in flow.operations for key in operation.moves}
     apart: dict[str, Partition] = {}
     while True:
@@ -69,7 +111,7 @@ def statistics_apart(flow: Dataflow, layers: Sequence[SplitLayer]) -> dict[str, 
 def _moved_apart(flow: Dataflow, branches: Mapping[str, Partition]) -> dict[str, Partition]:
     moving = {layer_of(key) for operation in flow.operations for key in operation.moves}
     strangers: dict[str, set[tuple[int, int]]] = {}
-    for operation, partition in zip(flow.operations, _partitions(flow, branches), strict=True):
+    for operation, partition in zip(flow.operations, Streams(flow).of(branches), strict=True):
         pairs = {pair for pair in combinations(operation.tasks, 2) if partition[pair[0]] != partition[pair[1]]}
         for layer in {layer_of(key) for key in (*operation.reads, *operation.moves)} & moving:
             strangers.setdefault(layer, set()).update(pairs)
@@ -88,19 +130,6 @@ def _without(strangers: set[tuple[int, int]], tasks: int) -> Partition:
             group.append(task)
     first = {task: group[0] for group in groups for task in group}
     return tuple(first[task] for task in range(tasks))
-
-
-def _partitions(flow: Dataflow, branches: Mapping[str, Partition]) -> list[Partition]:
-    """How the streams part at each operation.
-
-    :param branches: how the branches of a tensor part the tasks, if it has several.
-    """
-    found: list[Partition] = []
-    for operation in flow.operations:
-        parting = [found[index] for index in operation.inputs]
-        parting += [branches[key] for key in operation.reads if key in branches]
-        found.append(partition_by(list(zip(*parting, strict=True)) or [()] * len(flow.tasks)))
-    return found
 
 
 def _read(flow: Dataflow) -> set[str]:

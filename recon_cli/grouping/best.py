@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
-from recon_cli.grouping.partitions import Partition, all_apart, groups_of, joined, partition_by
+from recon_cli.grouping.partitions import Partition, all_apart, all_together, groups_of, joined, partition_by
 
 Matrix = Sequence[Sequence[float]]
 """How much each two tasks conflict: symmetric, 0 or more, and 0 on the diagonal."""
@@ -43,10 +43,11 @@ def best_groups(matrix: Matrix, most: int) -> Partition:
     return _exact(matrix, most, found) if len(matrix) <= EXACT_UP_TO else found
 
 
-def nested_partitions(matrix: Matrix) -> tuple[Partition, ...]:
+def partitions_by_joining(matrix: Matrix) -> tuple[Partition, ...]:
     """Partitions into 1, 2, ... groups up to one for every task, each a refinement of the one before.
 
     From all tasks apart, the two groups are joined between which there is the least conflict for each pair of tasks.
+    They follow groups of tasks that get along, if there are any.
     """
     partition = all_apart(len(matrix))
     found = [partition]
@@ -58,6 +59,28 @@ def nested_partitions(matrix: Matrix) -> tuple[Partition, ...]:
         partition = joined(partition, one[0], other[0])
         found.append(partition)
     return tuple(reversed(found))
+
+
+def partitions_by_parting(matrix: Matrix) -> tuple[Partition, ...]:
+    """Partitions into 1, 2, ... groups up to one for every task, each a refinement of the one before.
+
+    From all tasks together, the group is parted in two of which that removes the most conflict. Few groups remove as
+    much as they can, where all tasks conflict alike.
+    """
+    found = [all_together(len(matrix))]
+    while len(groups := groups_of(found[-1])) < len(matrix):
+        parted = (_parted(matrix, found[-1], group) for group in groups if len(group) > 1)
+        found.append(min(parted, key=lambda partition: conflict_within(matrix, partition)))
+    return tuple(found)
+
+
+def _parted(matrix: Matrix, partition: Partition, group: Sequence[int]) -> Partition:
+    """The partition with a group parted in two; its last task is by itself where no conflict tells how."""
+    inside = best_groups([[matrix[one][other] for other in group] for one in group], 2)
+    if not any(inside):
+        inside = (*inside[:-1], len(group) - 1)
+    first = {task: group[place] for task, place in zip(group, inside, strict=True)}
+    return partition_by([first.get(task, label) for task, label in enumerate(partition)])
 
 
 def _cost(matrix: Matrix, partition: Partition) -> tuple[float, int]:

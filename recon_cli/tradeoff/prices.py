@@ -39,31 +39,35 @@ class Ladder:
     def __init__(self, problem: Problem, family: Sequence[Partition]) -> None:
         self._family = family
         self._coarser = [[place for place, each in enumerate(family) if refines(fine, each)] for fine in family]
-        self._removed = [[item.removed(partition) for partition in family] for item in problem.items]
-        self._added = [[item.added(partition) for partition in family] for item in problem.items]
+        self._effects = [[problem.effect(place, each) for each in family] for place in range(len(problem.items))]
         self._rungs = _rungs_of(problem, family)
         placed = {item for rung in self._rungs for item in rung.items}
         self._free = [item for item in range(len(problem.items)) if item not in placed]
 
-    def best(self, added: float, operations: float) -> list[Partition]:
+    @property
+    def stretches(self) -> int:
+        """In how many stretches the network is taken."""
+        return len(self._rungs)
+
+    def best(self, added: float, operations: float, first: int = 0) -> list[Partition]:
         """The split with the most of: conflict removed, less its parameters and operations at their prices.
 
         :param added: the price of a parameter, or byte; as `operations`, in units of conflict.
+        :param first: the stretch at which streams may part for the first time.
         :returns: a partition for every item.
         """
-        values = [
-            [gone - added * more for gone, more in zip(*both, strict=True)]
-            for both in zip(self._removed, self._added, strict=True)
-        ]
+        values = [[removed - added * more for removed, more in of_item] for of_item in self._effects]
         states = range(len(self._family))
         best = [0.0, *(-inf for _ in states[1:])]
         steps: list[list[int]] = []
-        for rung in self._rungs:
+        for place, rung in enumerate(self._rungs):
             before = [max(self._coarser[state], key=best.__getitem__) for state in states]
             gains = [
                 sum(max(map(values[item].__getitem__, self._coarser[state])) for item in rung.items) for state in states
             ]
             best = [best[before[s]] + gains[s] - operations * rung.flops[s] for s in states]
+            if place < first:
+                best[1:] = [-inf] * (len(states) - 1)
             steps.append(before)
         chosen = [0] * len(values)
         for item in self._free:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 
 from recon_cli.artifacts.dataflow import Dataflow
-from recon_cli.branching.streams import flops_of, streams_of
+from recon_cli.branching.streams import Streams
 from recon_cli.grouping.best import Matrix, conflict_within
 from recon_cli.grouping.partitions import Partition, all_together
 from recon_cli.layers.names import layer_of
@@ -74,11 +74,6 @@ class Solution:
         """Whether it costs no more than is allowed."""
         return self.added <= limits.added and self.operations <= limits.operations
 
-    @property
-    def merit(self) -> tuple[float, int, int]:
-        """By what solutions are compared: more conflict removed, then fewer operations, then fewer parameters."""
-        return self.removed, -self.operations, -self.added
-
 
 class Problem:
     """The items of a network, and how its data flows.
@@ -96,6 +91,10 @@ class Problem:
             tuple(sorted({owner[name] for name in names if name in owner})) for names in reads
         ]
         """For every operation, the items that it reads."""
+        keys = sorted({key for operation in (flow.operations if flow else ()) for key in operation.reads})
+        self._reads = [[key for key in keys if layer_of(key) in item.names] for item in self.items]
+        self._streams = None if flow is None else Streams(flow)
+        self._effects: dict[tuple[int, Partition], tuple[float, int]] = {}
 
     @property
     def total(self) -> float:
@@ -112,22 +111,28 @@ class Problem:
         """The network as it is."""
         return self.solution([all_together(self.tasks)] * len(self.items))
 
+    def effect(self, place: int, partition: Partition) -> tuple[float, int]:
+        """What it removes, and adds, if an item's copies part the tasks so."""
+        key = (place, partition)
+        if key not in self._effects:
+            item = self.items[place]
+            self._effects[key] = item.removed(partition), item.added(partition)
+        return self._effects[key]
+
     def solution(self, partitions: Sequence[Partition]) -> Solution:
         """What a split does and costs."""
-        pairs = list(zip(self.items, partitions, strict=True))
+        effects = [self.effect(place, partition) for place, partition in enumerate(partitions)]
         return Solution(
             tuple(partitions),
-            removed=sum(item.removed(partition) for item, partition in pairs),
-            added=sum(item.added(partition) for item, partition in pairs),
-            operations=0 if self.flow is None else flops_of(self.flow, self.streams(partitions)),
+            removed=sum(removed for removed, _ in effects),
+            added=sum(added for _, added in effects),
+            operations=0 if self._streams is None else self._streams.flops(self.streams(partitions)),
         )
 
     def streams(self, partitions: Sequence[Partition]) -> list[Partition]:
         """How the streams part at each operation of the data flow."""
-        split: Mapping[str, Partition] = {
-            name: partition
-            for item, partition in zip(self.items, partitions, strict=True)
-            if any(partition)
-            for name in item.names
-        }
-        return [] if self.flow is None else streams_of(self.flow, split)
+        if self._streams is None:
+            return []
+        pairs = zip(self._reads, partitions, strict=True)
+        split = {key: partition for keys, partition in pairs if any(partition) for key in keys}
+        return self._streams.of(split)

@@ -6,9 +6,11 @@ is used up by single steps, and by exchanges.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import product
-from math import sqrt
+from math import inf, sqrt
 
 from recon_cli.grouping.partitions import Partition, refines
 from recon_cli.tradeoff.prices import Ladder
@@ -20,8 +22,10 @@ _RANGE = 1e-9
 """The lowest price that is tried, relative to the one at which nothing is split."""
 _SAMPLED = 16
 """Prices of each kind in a sample."""
-_EXCHANGED = 15
-"""With more partitions to choose from, no exchanges are tried: they would take minutes."""
+_POLISHED = 5
+"""So many solutions are improved on: the best one is not always the one from which the best comes."""
+_EXCHANGED = 5
+"""With more partitions to choose from, as four tasks have, no exchanges are tried: they would take minutes."""
 
 
 class Solver:
@@ -36,7 +40,8 @@ class Solver:
     def __init__(self, problem: Problem, family: Sequence[Partition]) -> None:
         self.problem = problem
         self._family = family
-        self._ladder = Ladder(problem, family)
+        # With few groups to choose from, prices lead to splits that they jump over where there are many.
+        self._ladders = [Ladder(problem, part) for part in _coarser_parts(family)]
         self._highest = (
             2 * max((item.conflict / item.size for item in problem.items if item.size), default=0.0),
             2 * problem.total / _least_operation(problem),
@@ -46,17 +51,10 @@ class Solver:
     def solve(self, limits: Limits) -> Solution:
         """A split that removes as much conflict as can be within the limits."""
         tried = [self._unsplit]
-
-        def at(added: float, operations: float) -> Solution:
-            tried.append(self._at(added, operations))
-            return tried[-1]
-
-        def keeping_added(operations: float) -> Solution:
-            return _cheapest_price(
-                lambda price: at(price, operations), lambda found: found.added <= limits.added, self._highest[0]
-            )
-
-        _cheapest_price(keeping_added, lambda found: found.operations <= limits.operations, self._highest[1])
+        for ladder in self._ladders:
+            tried += self._at_prices(ladder, limits)
+        for first in self._starts:
+            _cheapest_price(partial(self._late, tried, first), partial(_keeps_added, limits), self._highest[0])
         return self.best_of(tried, limits)
 
     def sample(self) -> list[Solution]:
@@ -65,18 +63,50 @@ class Solver:
         prices = [[0.0, *(highest * part for part in falling)] for highest in self._highest]
         if self.problem.flow is None:
             prices[1] = [0.0]
-        return list(dict.fromkeys([self._unsplit, *(self._at(*pair) for pair in product(*prices))]))
+        found = [self._unsplit]
+        found += [self._at(ladder, *pair) for ladder in self._ladders for pair in product(*prices)]
+        for first, price in product(self._starts, prices[0]):
+            self._late(found, first, price)
+        return list(dict.fromkeys(found))
 
     def best_of(self, solutions: Iterable[Solution], limits: Limits) -> Solution:
-        """The best one within the limits, and what it leaves of them used up.
+        """What comes of the best ones within the limits when what they leave of them is used up.
 
         :param solutions: one within the limits at least.
         """
-        best = max((each for each in solutions if each.within(limits)), key=lambda solution: solution.merit)
-        return _polished(self.problem, self._family, limits, best)
+        within = dict.fromkeys(each for each in solutions if each.within(limits))
+        best = sorted(within, key=_merit, reverse=True)[:_POLISHED]
+        return max((_polished(self.problem, self._family, limits, each) for each in best), key=_merit)
 
-    def _at(self, added: float, operations: float) -> Solution:
-        return self.problem.solution(self._ladder.best(added, operations))
+    def _at_prices(self, ladder: Ladder, limits: Limits) -> list[Solution]:
+        """The best splits at the prices that are tried until the limits are kept."""
+        tried = []
+
+        def at(added: float, operations: float) -> Solution:
+            tried.append(self._at(ladder, added, operations))
+            return tried[-1]
+
+        def keeping_added(operations: float) -> Solution:
+            return _cheapest_price(lambda price: at(price, operations), partial(_keeps_added, limits), self._highest[0])
+
+        _cheapest_price(keeping_added, lambda found: found.operations <= limits.operations, self._highest[1])
+        return tried
+
+    @property
+    def _starts(self) -> range:
+        """Stretches of the network at which streams may part for the first time, but for the very first one."""
+        return range(1, self._ladders[0].stretches)
+
+    def _late(self, tried: list[Solution], first: int, price: float) -> Solution:
+        """The best split into two groups whose streams part from a stretch on.
+
+        Operations have no price there: where few of them come behind a stretch with many, prices would jump over it.
+        """
+        tried.append(self.problem.solution(self._ladders[0].best(price, 0.0, first)))
+        return tried[-1]
+
+    def _at(self, ladder: Ladder, added: float, operations: float) -> Solution:
+        return self.problem.solution(ladder.best(added, operations))
 
 
 def _polished(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:
@@ -87,11 +117,20 @@ def _polished(problem: Problem, family: Sequence[Partition], limits: Limits, sol
     while True:
         for smaller in _steps_back(problem, family, best):
             found = _filled(problem, family, limits, smaller)
-            if found.merit > best.merit:
+            if _merit(found) > _merit(best):
                 best = found
                 break
         else:
             return best
+
+
+def _merit(solution: Solution) -> tuple[float, int, int]:
+    """By what solutions are compared: more conflict removed, then fewer operations, then fewer parameters."""
+    return solution.removed, -solution.operations, -solution.added
+
+
+def _keeps_added(limits: Limits, solution: Solution) -> bool:
+    return solution.added <= limits.added
 
 
 def _cheapest_price(
@@ -120,29 +159,57 @@ def _least_operation(problem: Problem) -> int:
     return min((operation.flops for operation in operations if operation.flops), default=1)
 
 
+def _coarser_parts(family: Sequence[Partition]) -> Iterator[Sequence[Partition]]:
+    """The partitions of a family into at most 2, 3, 5 and all groups."""
+    widths = [len(set(partition)) for partition in family]
+    for most in sorted({min(width, widths[-1]) for width in (2, 3, 5, widths[-1])}):
+        yield family[: bisect_right(widths, most)]
+
+
+_Order = Callable[[float, int], float]
+"""What steps are taken by, from the conflict that they remove and the parameters that they add: the lowest first."""
+
+
+def _by_conflict(removed: float, _: int) -> float:
+    return -removed
+
+
+def _by_share(removed: float, added: int) -> float:
+    return -removed / added if added > 0 else -inf
+
+
 def _filled(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:
-    """Take the step that removes the most conflict, as long as one keeps within the limits."""
+    """Take one step after the other that removes more conflict, as long as one keeps within the limits."""
+    found = (_filled_by(order, problem, family, limits, solution) for order in (_by_conflict, _by_share))
+    return max(found, key=_merit)
+
+
+def _filled_by(
+    order: _Order, problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution
+) -> Solution:
     while True:
-        for found in _steps_on(problem, family, limits, solution):
+        for found in _steps_on(order, problem, family, limits, solution):
             solution = found
             break
         else:
             return solution
 
 
-def _steps_on(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Iterator[Solution]:
-    """Solutions with one item parted otherwise that remove more conflict within the limits, the best ones first."""
+def _steps_on(
+    order: _Order, problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution
+) -> Iterator[Solution]:
+    """Solutions with one item parted otherwise that remove more conflict within the limits."""
     steps = []
-    for place, (item, now) in enumerate(zip(problem.items, solution.partitions, strict=True)):
+    for place, now in enumerate(solution.partitions):
+        removed_now, added_now = problem.effect(place, now)
         for index, partition in enumerate(family):
-            gain = item.removed(partition) - item.removed(now)
-            more = item.added(partition) - item.added(now)
-            if gain > 0 and solution.added + more <= limits.added:
-                steps.append((-gain, more, place, index))
+            removed, added = problem.effect(place, partition)
+            if removed > removed_now and solution.added - added_now + added <= limits.added:
+                steps.append((order(removed - removed_now, added - added_now), place, index))
     if not steps:
         return
     free = _free_of_cost(problem, solution)
-    for _, _, place, index in sorted(steps):
+    for _, place, index in sorted(steps):
         # Where no operations are left, only what costs none needs to be tried.
         if solution.operations >= limits.operations and not free(place, family[index]):
             continue

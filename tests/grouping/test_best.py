@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from itertools import combinations, pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon_cli.grouping.best import best_groups, conflict_within, nested_partitions
+from recon_cli.grouping.best import best_groups, conflict_within, partitions_by_joining, partitions_by_parting
 from recon_cli.grouping.partitions import all_partitions, groups_of, refines
 
 
@@ -65,13 +66,19 @@ def test_planted_groups_of_forty_tasks_are_found():
     }
 
 
+@pytest.mark.parametrize("way", [partitions_by_joining, partitions_by_parting])
 @given(matrices())
 @settings(deadline=None, max_examples=30)
-def test_nested_partitions_refine_each_other_from_one_group_to_all(matrix):
-    nested = nested_partitions(matrix)
+def test_nested_partitions_refine_each_other_from_one_group_to_all(way, matrix):
+    nested = way(matrix)
     assert [len(groups_of(each)) for each in nested] == list(range(1, len(matrix) + 1))
     assert all(refines(fine, coarse) for coarse, fine in pairwise(nested))
 
 
-def test_nested_partitions_part_first_those_that_conflict_most():
-    assert nested_partitions(matrix_of([1, 9, 9, 9, 9, 2], 4))[1] == (0, 0, 2, 2)
+@pytest.mark.parametrize("way", [partitions_by_joining, partitions_by_parting])
+def test_nested_partitions_part_first_those_that_conflict_most(way):
+    assert way(matrix_of([1, 9, 9, 9, 9, 2], 4))[1] == (0, 0, 2, 2)
+
+
+def test_where_all_conflict_alike_parting_removes_the_most_that_two_groups_can():
+    assert len(groups_of(partitions_by_parting(matrix_of([5] * 28, 8))[1])[0]) == 4
