@@ -27,7 +27,8 @@ def block_length(courses: Iterable[Course], windows: int) -> int:
     """
     if windows < FEWEST_WINDOWS:
         raise ReconError(
-            f"{counted(windows, 'window')} of time are too few to tell how certain the ranking is",
+            f"{counted(windows, 'window')} of time {'is' if windows == 1 else 'are'} too few to tell how certain the "
+            "ranking is",
             "measure 16 iterations or more",
         )
     times = []

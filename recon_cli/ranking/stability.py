@@ -35,7 +35,7 @@ def rank_with_stability(
     """
     ranking = rank(scores, severity, stage, cosines, kind)
     if not 1 <= k <= len(ranking.layers):
-        raise ReconError(f"--top-k {k} is out of range: {counted(len(ranking.layers), 'layer')} are ranked")
+        raise ReconError(f"--stability {k} is out of range: {counted(len(ranking.layers), 'layer')} are ranked")
     measurements = measurements_of(scores, severity, stage, cosines, kind)
     courses = {}
     for layer in scores.layers:

@@ -43,7 +43,8 @@ def ranking_rows(ranking: Ranking) -> Rows:
     rows = []
     for place, layer in places:
         rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-        rows.append([place, layer.name, _score_text(layer.score), rate, interval, f"{layer.size:,}"])
+        size = "" if layer.size is None else f"{layer.size:,}"
+        rows.append([place, layer.name, _score_text(layer.score), rate, interval, size])
     return Rows([">#", "layer", ">score", ">rate", ">95% interval", ">parameters"], rows)
 
 
@@ -118,7 +119,8 @@ def ranking_remarks(ranking: Ranking) -> Iterable[str]:
 
 def _settled(ranking: Ranking, stability: Stability) -> str:
     k, needed, tiers = stability.k, stability.iterations_to_settle, {layer.tier for layer in ranking.layers}
-    told = f"the {counted(len(ranking.layers), 'layer')} fall into {counted(len(tiers), 'tier')}"
+    fall = "falls" if len(ranking.layers) == 1 else "fall"
+    told = f"the {counted(len(ranking.layers), 'layer')} {fall} into {counted(len(tiers), 'tier')}"
     if k >= len(ranking.layers):
         return told
     if needed is None:

@@ -91,7 +91,7 @@ def test_what_cannot_be_told_is_refused():
         rank_with_stability(profile(0, iterations=12), K)
     with pytest.raises(ReconError, match="conflicts below -0.3 came over time"):
         rank_with_stability(profile(0), K, severity=-0.3)
-    with pytest.raises(ReconError, match="--top-k 6 is out of range"):
+    with pytest.raises(ReconError, match="--stability 6 is out of range"):
         rank_with_stability(profile(0), 6)
 
 
