@@ -9,12 +9,13 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.tasks import Course, Grouping, TaskRelations
 from recon_cli.errors import counted, number
-from recon_cli.reporting.tables import Rows, add_row, make_table, percent, table_of
+from recon_cli.reporting.tables import Rows, add_row, decimal, make_table, percent, table_of
 
 _MOST_IN_MATRIX = 9
 """So many columns fit a terminal of 80."""
 _WORST = 20
 _LINE = 24
+_DIGITS = 3
 _LEVELS = ".:-=+*#%@"
 
 
@@ -24,7 +25,7 @@ def tasks_view(found: TaskRelations) -> Iterable[RenderableType]:
     yield f"how often the gradients of two tasks have a cosine below {number(found.severity)}, on {of};"
     yield f"in percent of the steps in which both were measured, of {found.iterations}"
     if len(found.tasks) <= _MOST_IN_MATRIX:
-        yield table_of(tasks_rows(found))
+        yield table_of(tasks_rows(found), dense=True)
     else:
         yield from _worst_pairs(found)
     if found.grouping is not None:
@@ -68,7 +69,7 @@ def _worst_pairs(found: TaskRelations) -> Iterable[RenderableType]:
     yield f"the {len(worst)} of {counted(len(known), 'pair')} that conflict most; --json holds all"
     table = make_table("task", "task", ">%", ">mean cosine")
     for rate, one, other in worst:
-        add_row(table, [found.tasks[one], found.tasks[other], _rate(rate), _decimal(found.cosines[one][other])])
+        add_row(table, [found.tasks[one], found.tasks[other], _rate(rate), decimal(found.cosines[one][other], _DIGITS)])
     yield table
 
 
@@ -99,7 +100,7 @@ def _courses(found: TaskRelations) -> Iterable[RenderableType]:
         known = [value for value in course.smoothed if value is not None]
         ends = (min(known), max(known)) if known else (None, None)
         name = course.measure if course.feature is None else f"{course.measure} {course.feature}"
-        add_row(table, [name, *map(_decimal, ends), _line(course), _decimal(course.last)])
+        add_row(table, [name, *(decimal(end, _DIGITS) for end in ends), _line(course), decimal(course.last, _DIGITS)])
     yield table
 
 
@@ -120,8 +121,3 @@ def _spread(values: Sequence[float | None], most: int) -> Sequence[float | None]
 
 def _rate(rate: float | None) -> str:
     return "" if rate is None else f"{100 * rate:.1f}"
-
-
-def _decimal(value: float | None) -> str:
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"
