@@ -22,8 +22,10 @@ _LEVELS = ".:-=+*#%@"
 def tasks_view(found: TaskRelations) -> Iterable[RenderableType]:
     """Which tasks conflict, which get along, and how alike their gradients were over time; tasks are numbered."""
     of = "all shared layers as one vector" if found.layer is None else found.layer
-    yield f"how often the gradients of two tasks have a cosine below {number(found.severity)}, on {of};"
+    yield f"how often the gradients of two tasks have a cosine below {number(found.severity)},"
+    yield f"on {of},"
     yield f"in percent of the steps in which both were measured, of {found.iterations}"
+    yield ""
     if len(found.tasks) <= _MOST_IN_MATRIX:
         yield table_of(tasks_rows(found), dense=True)
     else:
@@ -74,27 +76,24 @@ def _worst_pairs(found: TaskRelations) -> Iterable[RenderableType]:
 
 
 def _groups(grouping: Grouping) -> Iterable[RenderableType]:
-    yield (
-        "suggested groups: no two tasks of one conflict more often than two tasks do on average, "
-        f"{percent(grouping.mean_rate)}"
-    )
+    yield "suggested groups: no two tasks of one conflict more often than two tasks do"
+    yield f"on average, {percent(grouping.mean_rate)}"
+    yield ""
     table = make_table(">", "tasks", ">at most")
     for place, group in enumerate(grouping.groups, start=1):
         highest = "" if group.highest_rate is None else percent(group.highest_rate)
         add_row(table, [place, ", ".join(group.tasks), highest])
     yield table
     if grouping.within_rate is not None and grouping.across_rate is not None:
-        yield (
-            f"two tasks of one group conflict in {percent(grouping.within_rate)} of the steps on average, two of "
-            f"different groups in {percent(grouping.across_rate)}"
-        )
+        yield ""
+        yield f"two tasks of one group conflict in {percent(grouping.within_rate)} of the steps on average,"
+        yield f"two of different groups in {percent(grouping.across_rate)}"
 
 
 def _courses(found: TaskRelations) -> Iterable[RenderableType]:
-    yield (
-        f"over time, in the mean over a tenth of the profile; at the end, over the last "
-        f"{counted(found.last_iterations, 'measured step')}"
-    )
+    yield "over time, in the mean over a tenth of the profile;"
+    yield f"at the end, over the last {counted(found.last_iterations, 'measured step')}"
+    yield ""
     table = make_table("", ">lowest", ">highest", f">lowest {_LEVELS} highest", ">at the end")
     for course in found.courses:
         known = [value for value in course.smoothed if value is not None]
