@@ -188,7 +188,9 @@ class Settled(Record):
 
     k: int = Field(ge=1, description="how many layers count as the first")
     severity: float = Field(gt=-1, le=0, description="S of the score that they are the first by")
-    overlap: float = Field(ge=0, le=1, description="how many of them would be the same were it profiled again")
+    overlap: float = Field(
+        ge=0, le=1, description="which share of their first two halves of the profile have in common"
+    )
 
 
 class Scores(Framed, Document):

@@ -75,9 +75,11 @@ def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
     k = stability.k
     yield ""
     yield (
-        f"Were it profiled again, {number(round(stability.overlap * k, 1))} of the first {counted(k, 'layer')} would "
-        f"be the same, in the mean of {stability.resamplings} resamplings of the profile."
+        f"Of their first {counted(k, 'layer')}, two random halves of the profile share "
+        f"{number(round(stability.overlap * k, 1))} in the mean;"
     )
+    yield "two profiles as long as this one would share more, unless these are all."
+    yield ""
     table = make_table(">#", "layer", f">in the first {k}", ">95% of places", ">tier")
     for place, layer in enumerate(ranking.layers, start=1):
         first, last = layer.places or (place, place)
