@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recon_cli.artifacts.document import Document, Record
 
@@ -25,7 +25,7 @@ class Comparison(Document):
     SCHEMA: ClassVar[str] = "recon.comparison/1"
     MADE_BY: ClassVar[str] = "recon compare-rankings"
 
-    rankings: tuple[str, ...]
+    rankings: tuple[str, ...] = Field(min_length=1)
     layers: int = Field(description="number of layers compared")
     left_out: tuple[str, ...] = Field(description="layers that not all rankings hold")
     k: int
@@ -46,6 +46,15 @@ class Comparison(Document):
         default=(), description="how probable it is that random orders overlap in as many of the first k layers or more"
     )
     chance: Chance | None = Field(default=None, description="null in documents of Recon before it was there")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Comparison:
+        size = len(self.rankings)
+        always: tuple[OptionalMatrix, ...] = (self.distance, self.similarity, self.overlap)
+        added = (matrix for matrix in (self.tau, self.rho, self.overlap_probability) if matrix)
+        if any([len(row) for row in matrix] != [size] * size for matrix in (*always, *added)):
+            raise ValueError("a matrix has not one row and one column per ranking")
+        return self
 
     @property
     def largest_distance(self) -> float:

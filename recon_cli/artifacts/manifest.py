@@ -291,6 +291,11 @@ def _check_consistent(document: SplitPlan | Manifest) -> None:
         placed = [task for branch in split.branches for task in branch.tasks]
         if sorted(placed) != sorted(document.tasks):
             raise ValueError(f"the branches of layer {split.name!r} are no partition of the tasks")
+    names = [layer.name for layer in document.layers]
+    if len(set(names)) < len(names) or len(set(document.tasks)) < len(document.tasks):
+        raise ValueError("a layer or a task is named twice")
+    if document.cost is not None and set(document.cost.by_layer) != set(names):
+        raise ValueError("the cost is of other layers than those that are split")
     keys = [record.key for record in document.tensors]
     places = [place for record in document.tensors for place in record.places]
     if len(set(keys)) < len(keys) or len(set(places)) < len(places):

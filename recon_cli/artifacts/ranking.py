@@ -69,7 +69,12 @@ class Stability(Record):
     k: int = Field(ge=1)
     resamplings: int = Field(ge=1)
     block: int = Field(ge=1, description="how many successive windows of time are drawn together")
-    overlap: float = Field(ge=0, le=1, description="how many of the first K stay there, in the mean")
+    overlap: float = Field(
+        ge=0,
+        le=1,
+        description="which share of their first K layers two random halves of the profile have in common, in the mean, "
+        "as two profiles of half the length would; two of the whole length have more",
+    )
     iterations_to_settle: int | None = Field(
         description="how many iterations would tell the layers at places K and K + 1 apart, if they went on as before; "
         "null where their scores are equal, or there is no place K + 1"

@@ -188,7 +188,9 @@ class Settled(Record):
 
     k: int = Field(ge=1, description="how many layers count as the first")
     severity: float = Field(gt=-1, le=0, description="S of the score that they are the first by")
-    overlap: float = Field(ge=0, le=1, description="how many of them would be the same were it profiled again")
+    overlap: float = Field(
+        ge=0, le=1, description="which share of their first two halves of the profile have in common"
+    )
 
 
 class Scores(Framed, Document):
@@ -248,9 +250,14 @@ class Scores(Framed, Document):
             raise ValueError("`settled` is of a profile that is not complete, or of all its layers")
         if sum(self.stage_iterations) != self.iterations:
             raise ValueError("the iterations of the stages do not add up")
-        names = [layer.name for layer in self.layers]
-        if len(set(names)) < len(names):
-            raise ValueError("a layer is listed twice")
+        for what, named in (
+            ("task", self.tasks),
+            ("layer", [layer.name for layer in self.layers]),
+            ("severity", self.severities),
+            ("z level", self.z_levels),
+        ):
+            if len(set(named)) < len(named):
+                raise ValueError(f"a {what} is listed twice")
         self._check_presence()
         self._check_stages("the trunk", self.trunk, self.tasks)
         for layer in self.layers:
@@ -343,6 +350,10 @@ class Scores(Framed, Document):
         :raises ReconError: if the file does not hold the count for this severity exactly.
         """
         return sum(self._count(part, severity) for part in self._stages(layer, stage))
+
+    def can_count(self, severity: float) -> bool:
+        """Whether :meth:`conflicts` knows the number of cosines below a severity."""
+        return severity in self.severities or edge_index(severity) is not None
 
     def below(self, layer: ScoredLayer | ScoredFeature | None, edge: int, stage: int | None = None) -> int:
         """The number of task pairs with a cosine strictly below the lower edge of bin `edge` of the histogram."""

@@ -41,8 +41,6 @@ def decide_by_plan(request: PlanRequest, source: CheckpointSource) -> Decision:
                 f"the plan contradicts itself: {quoted(tensor.key)} is not where the split of its layers puts it",
                 _AGAIN,
             )
-    if document.cost is not None and set(document.cost.by_layer) != {layer.name for layer in plan.layers}:
-        raise ReconError("the plan contradicts itself: its cost is of other layers", _AGAIN)
     return Decision(plan, document.batchnorm, document.parameters, document.sizes, document.selection, document.cost)
 
 

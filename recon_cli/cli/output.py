@@ -73,7 +73,8 @@ class Output:
             # Rich ends the process when a reader leaves early, so what it draws is written here.
             with console.capture() as drawn:
                 for item in view():
-                    console.print(printable(item) if isinstance(item, str) else item)
+                    # What a terminal has no room for it wraps; numbers that are cut off would be wrong ones.
+                    console.print(printable(item) if isinstance(item, str) else item, crop=False)
             # A table's last column is filled up with blanks, which would wrap in a narrower window.
             stream.write(re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE))
 

@@ -39,7 +39,7 @@ def command(
             "--until-stable",
             min=1,
             metavar="K",
-            help="Stop when the first K layers of the ranking have settled: 95% of them would be the same again.",
+            help="Stop when the first K layers of the ranking have settled: two halves of it share 90% of theirs.",
             show_default=False,
         ),
     ] = None,

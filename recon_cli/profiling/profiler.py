@@ -136,8 +136,9 @@ class ConflictProfiler(InLoop):
             self._watch(measured=self._is_sampled)
 
     def stability(self, k: int, severity: float = -0.1) -> float:
-        """Which share of the first k layers by their S-conflict score would be the same were it profiled again, from 0
-        to 1; a loop may stop at 0.95, as `recon profile --until-stable` does. To tell it takes some 0.1 seconds.
+        """Which share of their first k layers, by the S-conflict score, two random halves of what was measured have in
+        common, from 0 to 1; a loop may stop at 0.9, as `recon profile --until-stable` does. To tell it takes some 0.1
+        seconds.
 
         :param severity: S, one of the `severities`.
         :raises ReconError: if fewer than 16 steps were measured, no more than k layers are shared, or S is not counted.

@@ -12,10 +12,10 @@ from recon_cli.errors import ReconError, counted, number
 from recon_cli.experiment.ranks import Ranks
 from recon_cli.profiling.measure import Measurement
 from recon_cli.profiling.recording import Recording
-from recon_cli.ranking.resampling import block_length, resamplings
+from recon_cli.ranking.resampling import block_length, halvings
 
-ENOUGH = 0.95
-"""Which share of the first K layers has to stay there."""
+ENOUGH = 0.9
+"""Which share of the first K layers two halves of the profile have to have in common."""
 
 FIRST_CHECK = 100
 _GROWTH = 1.25
@@ -23,8 +23,8 @@ _GROWTH = 1.25
 
 
 def top_overlap(measurement: Measurement, k: int, severity: float) -> float:
-    """Which share of the first k layers, by the S-conflict score, would be among them were it profiled again; the mean
-    over resamplings of what was measured, as :func:`recon_cli.ranking.stability.with_stability` has it.
+    """Which share of their first k layers, by the S-conflict score, two random halves of what was measured have in
+    common; the mean over halvings, as :func:`recon_cli.ranking.stability.with_stability` has it.
 
     :param severity: S, one of those that are counted.
     :raises ReconError: if there are no more than k shared layers, S is not counted, or fewer than 16 iterations were.
@@ -39,9 +39,9 @@ def top_overlap(measurement: Measurement, k: int, severity: float) -> float:
         )
     below, pairs = (rows[:, shared] for rows in measurement.tally.over_time(severities.index(severity)))
     courses = zip(below.T.tolist(), pairs.T.tolist(), strict=True)
-    times = torch.tensor([*resamplings(len(below), block_length(courses, len(below)))])
-    first = _first(below.sum(0, keepdim=True), k)
-    return float(torch.isin(_first(times @ below, k), first).double().mean())
+    times = torch.tensor([*halvings(len(below), block_length(courses, len(below)))])
+    firsts = torch.zeros(*times.shape[:2], len(shared), dtype=torch.int64).scatter_(2, _first(times @ below, k), 1)
+    return float(firsts.prod(1).sum(1).double().mean() / k)
 
 
 def is_checked(iterations: int) -> bool:
@@ -109,7 +109,7 @@ class Settling:
             overlap = top_overlap(measurement, k, self._until.severity)
         except ReconError as error:
             return f"whether {what} have settled in {measured} is not known: {error.message}"
-        stay = f"were it profiled again, {number(round(k * overlap, 1))} of {k} would be the same"
+        stay = f"two random halves of them share {number(round(k * overlap, 1))} of their first {k}"
         if self.settled is not None:
             return f"{what} have settled after {measured}, so it stops at step {step} of {steps}: {stay}"
         return f"{what} have {'' if overlap >= ENOUGH else 'not '}settled in {measured}: {stay}"
@@ -124,5 +124,5 @@ def _check_k(measurement: Measurement, k: int) -> None:
 
 
 def _first(scores: torch.Tensor, k: int) -> torch.Tensor:
-    """The first k layers of each row, [R, k]; ties in the model's order."""
-    return scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+    """The first k layers of each row, [..., k]; ties in the model's order."""
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :k]

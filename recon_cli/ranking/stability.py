@@ -13,7 +13,7 @@ from recon_cli.errors import ReconError, counted, number
 from recon_cli.ranking.evidence import Course
 from recon_cli.ranking.kinds import CONFLICTS, KINDS
 from recon_cli.ranking.rank import measurements_of, rank
-from recon_cli.ranking.resampling import RESAMPLINGS, block_length, resamplings
+from recon_cli.ranking.resampling import RESAMPLINGS, block_length, halvings, resamplings
 
 _TAIL = 0.025
 _QUANTILE = NormalDist().inv_cdf(1 - _TAIL)
@@ -35,7 +35,7 @@ def rank_with_stability(
     """
     ranking = rank(scores, severity, stage, cosines, kind)
     if not 1 <= k <= len(ranking.layers):
-        raise ReconError(f"--top-k {k} is out of range: {counted(len(ranking.layers), 'layer')} are ranked")
+        raise ReconError(f"--stability {k} is out of range: {counted(len(ranking.layers), 'layer')} are ranked")
     measurements = measurements_of(scores, severity, stage, cosines, kind)
     courses = {}
     for layer in scores.layers:
@@ -56,14 +56,14 @@ def with_stability(ranking: Ranking, courses: Mapping[str, Course], k: int) -> R
     windows = len(next(iter(courses.values())).pairs)
     block = block_length(((course.below, course.pairs) for course in courses.values()), windows)
     value = KINDS[ranking.kind].value
-    drawn = [
-        {name: value(course.resampled(times)) for name, course in courses.items()}
-        for times in resamplings(windows, block)
-    ]
-    orders = [sorted(scores, key=lambda name, scores=scores: -scores[name]) for scores in drawn]  # type: ignore[misc]
-    places = [{name: place for place, name in enumerate(order, start=1)} for order in orders]
+
+    def scored(times: Sequence[int]) -> dict[str, float]:
+        return {name: value(course.resampled(times)) for name, course in courses.items()}
+
+    drawn = [scored(times) for times in resamplings(windows, block)]
+    places = [{name: place for place, name in enumerate(_order(scores), start=1)} for scores in drawn]
     tiers = _tiers(ranking, drawn)
-    top = set(ranking.names[:k])
+    halves = [tuple(set(_order(scored(times))[:k]) for times in both) for both in halvings(windows, block)]
     layers = [_layer(layer, [place[layer.name] for place in places], k, tiers) for layer in ranking.layers]
     return ranking.model_copy(
         update={
@@ -72,11 +72,16 @@ def with_stability(ranking: Ranking, courses: Mapping[str, Course], k: int) -> R
                 k=k,
                 resamplings=RESAMPLINGS,
                 block=block,
-                overlap=fmean(len(top & set(order[:k])) / k for order in orders),
+                overlap=fmean(len(one & other) / k for one, other in halves),
                 iterations_to_settle=_iterations_to_settle(ranking, drawn, k),
             ),
         }
     )
+
+
+def _order(scores: Mapping[str, float]) -> list[str]:
+    """The layers by falling score, ties in the model's order."""
+    return sorted(scores, key=lambda name: -scores[name])
 
 
 def _layer(layer: RankedLayer, places: Sequence[int], k: int, tiers: Mapping[str, int]) -> RankedLayer:

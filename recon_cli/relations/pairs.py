@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
-from recon_cli.artifacts.scores import ScoredLayer, Scores, edge_index
+from recon_cli.artifacts.scores import ScoredLayer, Scores
 
 Value = TypeVar("Value")
 
@@ -41,7 +41,7 @@ def task_pairs(scores: Scores, layer: ScoredLayer | None, severity: float) -> Ta
         not by old versions.
     """
     if len(scores.tasks) == 2:
-        if severity not in scores.severities and edge_index(severity) is None:
+        if not scores.can_count(severity):
             return None
         return TaskPairs((scores.pairs(layer),), (scores.conflicts(layer, severity),), (scores.gds(layer),))
     between = scores.trunk_between if layer is None else layer.between

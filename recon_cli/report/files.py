@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recon_cli.artifacts.document import STANDARD_STREAM
@@ -28,11 +28,13 @@ class Source:
 
     :ivar name: what it is called on the page.
     :ivar is_profile: whether these are the scores that a ranking and the splits beside them were made from.
+    :ivar more_seeds: of how many further seeds such a document lies beside it, which is not read.
     """
 
     path: Path
     name: str
     is_profile: bool = False
+    more_seeds: int = 0
 
 
 def sources_of(paths: Sequence[Path]) -> list[Source]:
@@ -86,8 +88,9 @@ def _results_in(folder: Path) -> list[Source]:
     """The results of a training, and the conflicts that were measured on the way from its first seed."""
     name = folder.absolute().name
     measured = sorted(folder.glob(f"seed-*/{_SCORES}"), key=lambda path: _number_of(path.parent.name))
-    files = [path for path in (folder / Results.FILE, *measured[:1]) if path.is_file()]
-    return [Source(path, name) for path in files]
+    results = folder / Results.FILE
+    found = [Source(results, name)] if results.is_file() else []
+    return [*found, *(Source(path, name, more_seeds=len(measured) - 1) for path in measured[:1])]
 
 
 def _number_of(name: str) -> int:
@@ -111,6 +114,6 @@ def _told_apart(sources: Iterable[Source]) -> list[Source]:
     sources = list(sources)
     kinds = [(source.path.name, source.name) for source in sources]
     return [
-        source if kinds.count(kind) == 1 else Source(source.path, str(source.path), source.is_profile)
+        source if kinds.count(kind) == 1 else replace(source, name=str(source.path))
         for source, kind in zip(sources, kinds, strict=True)
     ]

@@ -10,12 +10,13 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import ReconError, lacking
 from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import DEFAULT_SEVERITY, rank
+from recon_cli.ranking.reading import NamedRanking
 from recon_cli.report.changes import Changes, changes_of
 from recon_cli.report.cosines import LAYER_BINS, TRUNK_BINS, Distribution, distributions_of
 from recon_cli.report.costs import Costs, MadeSplit, costs_of, first_covering, made_splits
 from recon_cli.report.courses import Courses, lines_of
 from recon_cli.report.layers import Layer, layers_of, rate_of
-from recon_cli.report.materials import Materials, NamedRanking, NamedSplit
+from recon_cli.report.materials import Materials, NamedSplit
 from recon_cli.report.outcomes import Outcomes, outcomes_of
 from recon_cli.report.tasks import Tasks, tasks_of
 from recon_cli.report.words import shown

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
-from recon_cli.artifacts.scores import ScoredLayer, Scores, edge_index
+from recon_cli.artifacts.scores import ScoredLayer, Scores
 from recon_cli.conflicts.runs import Run
-from recon_cli.report.materials import NamedRanking
+from recon_cli.ranking.reading import NamedRanking
 from recon_cli.report.words import shown
 
 
@@ -46,18 +46,13 @@ class Layer:
     other_places: tuple[int | None, ...]
 
 
-def can_count(scores: Scores, severity: float) -> bool:
-    """Whether the scores hold the number of cosines below a severity."""
-    return severity in scores.severities or edge_index(severity) is not None
-
-
 def rate_of(scores: Scores, layer: ScoredLayer | None, severity: float, stage: int | None = None) -> float | None:
     """The share of a layer's task pairs that conflict; None where none was measured, or the count is not known.
 
     :param layer: None for all shared layers as one.
     """
     pairs = scores.pairs(layer, stage)
-    if not pairs or not can_count(scores, severity):
+    if not pairs or not scores.can_count(severity):
         return None
     return scores.conflicts(layer, severity, stage) / pairs
 

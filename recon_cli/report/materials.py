@@ -17,6 +17,7 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.artifacts.training import Results
 from recon_cli.conflicts.runs import Run as ConflictRun
 from recon_cli.errors import ReconError, listed, quoted
+from recon_cli.ranking.reading import NamedRanking
 from recon_cli.report.files import sources_of
 from recon_cli.results.runs import Run as ResultRun
 
@@ -24,14 +25,6 @@ _SHOWN: tuple[type[Document], ...] = (
     Scores, Ranking, Manifest, SplitPlan, Results, ResultComparison, ConflictComparison, RunReport,
 )  # fmt: skip
 _KINDS = {kind.SCHEMA: kind for kind in _SHOWN}
-
-
-@dataclass(frozen=True)
-class NamedRanking:
-    """A ranking, and what it is called."""
-
-    name: str
-    ranking: Ranking
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ class Materials:
     :ivar runs: training runs that were measured, the first of which is what the others are compared with.
     :ivar results: what ways of training came to; again the others are compared with the first.
     :ivar files: all files that were read.
+    :ivar more_seeds: of how many further seeds a training in a folder was measured; only its first is among the `runs`.
     """
 
     profile: Scores | None
@@ -60,6 +54,7 @@ class Materials:
     compared_results: ResultComparison | None
     compared_conflicts: ConflictComparison | None
     files: tuple[Path, ...]
+    more_seeds: int = 0
 
 
 def read_materials(paths: Sequence[Path]) -> Materials:
@@ -90,6 +85,7 @@ def read_materials(paths: Sequence[Path]) -> Materials:
         compared_results=_the_only(compared, "comparisons of results"),
         compared_conflicts=_the_only(conflicts, "comparisons of conflicts"),
         files=tuple(source.path for source in sources),
+        more_seeds=max(source.more_seeds for source in sources),
     )
 
 

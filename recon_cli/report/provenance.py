@@ -10,7 +10,6 @@ from recon_cli.artifacts.digests import digest_bytes
 from recon_cli.artifacts.method import describe
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.errors import counted
-from recon_cli.report.layers import can_count
 from recon_cli.report.materials import Materials
 from recon_cli.report.words import shown, signed
 
@@ -59,6 +58,11 @@ def _facts(materials: Materials) -> Iterator[tuple[str, str]]:
 
 def _notes(materials: Materials, ranking: Ranking | None, severity: float) -> Iterator[str]:
     scores = materials.profile
+    if materials.more_seeds:
+        yield (
+            "The conflicts in training are those of each network's first seed; those of "
+            f"{counted(materials.more_seeds, 'more seed')} were measured as well and are not shown."
+        )
     if scores is None:
         return
     if not scores.complete:
@@ -71,7 +75,7 @@ def _notes(materials: Materials, ranking: Ranking | None, severity: float) -> It
     left_out = sum(scores.non_finite(layer) for layer in scores.layers)
     if left_out:
         yield f"{counted(left_out, 'pair').capitalize()} of gradients held NaN or an infinity and are not counted."
-    if not can_count(scores, severity):
+    if not scores.can_count(severity):
         yield f"The scores hold no exact count for the severity {signed(severity)}, so rates are those of the ranking."
     digest = ranking.source.scores_digest if ranking else None
     if digest is not None and digest != digest_bytes(scores.to_bytes()):

@@ -12,9 +12,7 @@ from recon_cli.artifacts.comparison import Comparison, OptionalMatrix
 from recon_cli.errors import counted, listed, number
 from recon_cli.ranking.reading import NamedRanking
 from recon_cli.reporting.ranking import ranking_warnings
-from recon_cli.reporting.tables import Rows, add_row, make_table
-
-_GAP = 2
+from recon_cli.reporting.tables import DENSE_GAP, Rows, add_row, decimal, make_table
 
 
 def comparison_view(comparison: Comparison) -> Iterable[RenderableType]:
@@ -51,7 +49,7 @@ def comparison_rows(comparison: Comparison) -> Rows:
     rows = []
     for two, name in enumerate(comparison.rankings):
         for one in range(two):
-            figures = [_figure(matrix[two][one], 3) for matrix in measures.values()]
+            figures = [decimal(matrix[two][one], 3, "-") for matrix in measures.values()]
             rows.append([comparison.rankings[one], name, *figures])
     return Rows(["", "", *(f">{name}" for name in measures)], rows)
 
@@ -99,7 +97,7 @@ def _measures(comparison: Comparison, *, decimals: int) -> Iterable[_Measure]:
     assert chance is not None
 
     def figure(value: float | None) -> str:
-        return _figure(value, decimals)
+        return decimal(value, decimals, "-")
 
     def count(share: float | None) -> str:
         return "-" if share is None else number(round(share * k, 1))
@@ -109,11 +107,6 @@ def _measures(comparison: Comparison, *, decimals: int) -> Iterable[_Measure]:
     yield _Measure("Kendall's tau-b of the scores", comparison.tau, 0.0, figure)
     yield _Measure("Spearman's rho of the scores", comparison.rho, 0.0, figure)
     yield _Measure(f"layers that are in both first {k}", comparison.overlap, chance.overlap, count)
-
-
-def _figure(value: float | None, decimals: int) -> str:
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return "-" if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}"
 
 
 def _least_overlap(comparison: Comparison) -> str:
@@ -136,14 +129,13 @@ class _Triangle:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         size = len(self.cells)
-        width = _GAP + max(cell_len(cell) for row in self.cells for cell in (*row, str(size)))
+        width = DENSE_GAP + max(cell_len(cell) for row in self.cells for cell in (*row, str(size)))
         fit = max(1, (options.max_width - len(str(size))) // width)
         for first in range(0, size - 1, fit):
             if first:
                 yield ""
             columns = range(first, min(first + fit, size - 1))
-            table = make_table("", *(f">{column + 1}" for column in columns))
-            table.padding = (0, 0, 0, _GAP - 1)
+            table = make_table("", *(f">{column + 1}" for column in columns), dense=True)
             for row in range(first + 1, size):
                 add_row(table, [row + 1, *(self.cells[row][column] if column < row else "" for column in columns)])
             yield table

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.conflict_comparison import ComparedRun, ConflictComparison
 from recon_cli.errors import counted, number, quoted
-from recon_cli.reporting.tables import Rows, add_row, make_table, percent, percent_interval, table_of
+from recon_cli.reporting.tables import Rows, add_row, decimal, make_table, percent, percent_interval, table_of
 
 
 def conflict_comparison_view(comparison: ConflictComparison) -> Iterable[RenderableType]:
@@ -39,8 +39,7 @@ def reduction_rows(comparison: ConflictComparison, names: Sequence[str]) -> Rows
     rows = []
     for name, run in zip(names, comparison.runs, strict=True):
         below, confidence = percent(run.below.share), percent_interval(run.below.confidence)
-        # Adding 0 turns a rounded -0.0 into 0.0.
-        rows.append([name, f"{run.pairs:,}", below, confidence, *_reduction(run), f"{round(run.gds, 3) + 0.0:.3f}"])
+        rows.append([name, f"{run.pairs:,}", below, confidence, *_reduction(run), decimal(run.gds, 3)])
     bound = f">cos < {number(comparison.bound)}"
     return Rows(["", ">pairs", bound, ">95% interval", ">reduction", ">95% interval", ">GDS"], rows)
 
@@ -69,4 +68,4 @@ def _reduction(run: ComparedRun) -> tuple[str, str]:
     if run.reduction_percent is None or run.reduction_confidence is None:
         return "", ""
     least, most = run.reduction_confidence
-    return f"{round(run.reduction_percent, 2) + 0.0:.2f}%", f"{least:.1f} to {most:.1f}%"
+    return f"{decimal(run.reduction_percent, 2)}%", f"{least:.1f} to {most:.1f}%"

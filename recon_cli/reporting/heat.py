@@ -19,7 +19,6 @@ _ASCII_MARKS = ".:-=+*#%@"
 _BLOCK_MARKS = "▁▂▃▄▅▆▇█"
 _MOST_MARKS = 60
 _BAR_WIDTHS = (4, 20)
-_GAP = 2
 
 
 def relative(values: Sequence[float]) -> list[float]:
@@ -78,8 +77,7 @@ class BarredTable:
         yield self._table(min(max(options.max_width - taken, least), most))
 
     def _table(self, width: int) -> Table:
-        table = make_table(*self.content.columns, "")
-        table.padding = (0, 0, 0, _GAP - 1)
+        table = make_table(*self.content.columns, "", dense=True)
         table.columns[-1].no_wrap = True
         for row, share in zip(self.content.rows, self.shares, strict=True):
             add_row(table, [*row, Text(bar(share, width), _style(share))])

@@ -44,7 +44,8 @@ def ranking_rows(ranking: Ranking) -> Rows:
     rows = []
     for place, layer in places:
         rate, interval = percent(layer.rate or 0.0), percent_interval(layer.interval) if layer.interval else ""
-        rows.append([place, layer.name, _score_text(layer.score), rate, interval, f"{layer.size:,}"])
+        size = "" if layer.size is None else f"{layer.size:,}"
+        rows.append([place, layer.name, _score_text(layer.score), rate, interval, size])
     return Rows([">#", "layer", ">score", ">rate", ">95% interval", ">parameters"], rows)
 
 
@@ -83,9 +84,11 @@ def stability_view(ranking: Ranking) -> Iterable[RenderableType]:
     k = stability.k
     yield ""
     yield (
-        f"Were it profiled again, {number(round(stability.overlap * k, 1))} of the first {counted(k, 'layer')} would "
-        f"be the same, in the mean of {stability.resamplings} resamplings of the profile."
+        f"Of their first {counted(k, 'layer')}, two random halves of the profile share "
+        f"{number(round(stability.overlap * k, 1))} in the mean;"
     )
+    yield "two profiles as long as this one would share more, unless these are all."
+    yield ""
     table = make_table(">#", "layer", f">in the first {k}", ">95% of places", ">tier")
     for place, layer in enumerate(ranking.layers, start=1):
         first, last = layer.places or (place, place)
@@ -127,7 +130,8 @@ def ranking_remarks(ranking: Ranking) -> Iterable[str]:
 
 def _settled(ranking: Ranking, stability: Stability) -> str:
     k, needed, tiers = stability.k, stability.iterations_to_settle, {layer.tier for layer in ranking.layers}
-    told = f"the {counted(len(ranking.layers), 'layer')} fall into {counted(len(tiers), 'tier')}"
+    fall = "falls" if len(ranking.layers) == 1 else "fall"
+    told = f"the {counted(len(ranking.layers), 'layer')} {fall} into {counted(len(tiers), 'tier')}"
     if k >= len(ranking.layers):
         return told
     if needed is None:

@@ -11,10 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from recon_cli.artifacts.result_comparison import ComparedCriterion, Improvement, ResultComparison
 from recon_cli.artifacts.training import Statistic
 from recon_cli.errors import counted, printable, quoted
-from recon_cli.reporting.tables import Rows, add_row, make_table
+from recon_cli.reporting.tables import DENSE_GAP, Rows, add_row, make_table
 from recon_cli.reporting.training import statistic_text
 
-_GAP = 2
 _NAME_WIDTH = 24
 """A longer name is folded where the table would else be too wide."""
 
@@ -78,7 +77,7 @@ class _Column:
     @property
     def width(self) -> int:
         """How wide it is, with the gap before it."""
-        return _GAP + max(cell_len(text) for text in (*self.head.split("\n"), *self.cells))
+        return DENSE_GAP + max(cell_len(text) for text in (*self.head.split("\n"), *self.cells))
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ class _Columns:
         for place, columns in enumerate(self._tables(options.max_width)):
             if place:
                 yield ""
-            table = make_table("", *(f">{column.head}" for column in columns))
-            table.padding = (0, 0, 0, _GAP - 1)
+            table = make_table("", *(f">{column.head}" for column in columns), dense=True)
             for row, name in enumerate(self.names):
                 add_row(table, [name, *(column.cells[row] for column in columns)])
             yield table

@@ -13,7 +13,7 @@ from recon_cli.artifacts.scores import Scores
 from recon_cli.errors import counted, number
 from recon_cli.ranking.rank import DEFAULT_SEVERITY
 from recon_cli.reporting.heat import HeatStrip, relative
-from recon_cli.reporting.tables import Rows, percent, table_of
+from recon_cli.reporting.tables import Rows, decimal, percent, table_of
 
 _SHOWN_SEVERITIES = 4
 
@@ -40,9 +40,9 @@ def scores_view(scores: Scores, output: Path) -> Iterable[RenderableType]:
     yield table_of(scores_rows(scores))
     for feature in scores.features:
         yield (
-            f"at {feature.name}: FD {_decimal(scores.fd(feature), 3) or 'not measured'} "
+            f"at {feature.name}: FD {decimal(scores.fd(feature), 3) or 'not measured'} "
             f"(0 to {log(len(feature.tasks) or 1):.3f}), "
-            f"GDS {_decimal(scores.gds(feature), 3)}, GMS {_decimal(scores.gms(feature), 2)}"
+            f"GDS {decimal(scores.gds(feature), 3)}, GMS {decimal(scores.gms(feature), 2)}"
         )
     yield ""
     strip = heat_of_scores(scores)
@@ -61,7 +61,7 @@ def scores_rows(scores: Scores) -> Rows:
         pairs = scores.pairs(layer) or 1
         rates = [percent(scores.conflicts(layer, severity) / pairs) for severity in shown]
         name = "all of them, as one" if layer is None else layer.name
-        rows.append([name, *rates, _decimal(scores.gds(layer), 3), _decimal(scores.gms(layer), 2)])
+        rows.append([name, *rates, decimal(scores.gds(layer), 3), decimal(scores.gms(layer), 2)])
     return Rows(["layer", *(f">cos < {number(severity)}" for severity in shown), ">GDS", ">GMS"], rows)
 
 
@@ -72,8 +72,3 @@ def heat_of_scores(scores: Scores) -> HeatStrip | None:
         return None
     title = f"rate of cosines below {number(DEFAULT_SEVERITY)}"
     return HeatStrip(title, [layer.name for layer in scores.layers], relative(rates), percent(max(rates)))
-
-
-def _decimal(value: float | None, digits: int) -> str:
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Column, Table
 from rich.text import Text
 
 from recon_cli.errors import printable
 from recon_cli.sizes import BYTE_UNITS
 
+DENSE_GAP = 2
+"""So many blanks are between two columns of a dense table."""
+
 _BAR_WIDTH = 20
+_LEAST_WIDTH = 12
+"""Names are folded to fit a terminal, but to no less than so many of its columns."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +34,49 @@ class Rows:
     rows: Sequence[Sequence[object]]
 
 
-def make_table(*columns: str) -> Table:
-    """An empty table. A column whose name begins with `>` is aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+class WholeTable(Table):
+    """A table that is wider than a terminal which has no room for its numbers: no digit is cut off."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # The box has a blank between two columns besides.
+        gap = self.padding[1] + self.padding[3] + 1
+        least = sum((column.min_width or 0) + gap for column in self.columns)
+        yield from super().__rich_console__(console, options.update(max_width=max(options.max_width, least)))
+
+
+def make_table(*columns: str, dense: bool = False) -> Table:
+    """An empty table. A column whose name begins with `>` is aligned to the right, and never folded.
+
+    :param dense: whether there is little between two columns, `DENSE_GAP`.
+    """
+    padding = (0, 0, 0, DENSE_GAP - 1) if dense else (0, 1)
+    table = WholeTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding)
     for column in columns:
         name = column.removeprefix(">")
         table.add_column(name, justify="right" if column != name else "left", no_wrap=column != name, overflow="fold")
+        _make_room(table.columns[-1], name)
     return table
 
 
 def add_row(table: Table, cells: Sequence[object]) -> None:
     """Add a row, with every name in it made harmless to the terminal; what is styled already stays as it is."""
-    table.add_row(*(cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells))
+    shown = [cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells]
+    table.add_row(*shown)
+    for column, cell in zip(table.columns, shown, strict=True):
+        _make_room(column, str(cell))
 
 
-def table_of(content: Rows) -> Table:
-    """A table with its rows."""
-    table = make_table(*content.columns)
+def _make_room(column: Column, text: str) -> None:
+    width = max(map(cell_len, text.split("\n")))
+    column.min_width = max(column.min_width or 0, width if column.no_wrap else min(width, _LEAST_WIDTH))
+
+
+def table_of(content: Rows, *, dense: bool = False) -> Table:
+    """A table with its rows.
+
+    :param dense: as :func:`make_table` takes it.
+    """
+    table = make_table(*content.columns, dense=dense)
     for row in content.rows:
         add_row(table, row)
     return table
@@ -53,6 +86,12 @@ def bar(share: float, width: int = _BAR_WIDTH) -> str:
     """A bar for a number from 0 to 1, which reads without colour as well."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return "#" * full + "." * (width - full)
+
+
+def decimal(value: float | None, digits: int, unknown: str = "") -> str:
+    """A number with so many digits behind the point."""
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return unknown if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def megabytes(size: int) -> str:

@@ -9,22 +9,25 @@ from rich.console import RenderableType
 
 from recon_cli.artifacts.tasks import Course, Grouping, TaskRelations
 from recon_cli.errors import counted, number
-from recon_cli.reporting.tables import Rows, add_row, make_table, percent, table_of
+from recon_cli.reporting.tables import Rows, add_row, decimal, make_table, percent, table_of
 
 _MOST_IN_MATRIX = 9
 """So many columns fit a terminal of 80."""
 _WORST = 20
 _LINE = 24
+_DIGITS = 3
 _LEVELS = ".:-=+*#%@"
 
 
 def tasks_view(found: TaskRelations) -> Iterable[RenderableType]:
     """Which tasks conflict, which get along, and how alike their gradients were over time; tasks are numbered."""
     of = "all shared layers as one vector" if found.layer is None else found.layer
-    yield f"how often the gradients of two tasks have a cosine below {number(found.severity)}, on {of};"
+    yield f"how often the gradients of two tasks have a cosine below {number(found.severity)},"
+    yield f"on {of},"
     yield f"in percent of the steps in which both were measured, of {found.iterations}"
+    yield ""
     if len(found.tasks) <= _MOST_IN_MATRIX:
-        yield table_of(tasks_rows(found))
+        yield table_of(tasks_rows(found), dense=True)
     else:
         yield from _worst_pairs(found)
     if found.grouping is not None:
@@ -68,38 +71,35 @@ def _worst_pairs(found: TaskRelations) -> Iterable[RenderableType]:
     yield f"the {len(worst)} of {counted(len(known), 'pair')} that conflict most; --json holds all"
     table = make_table("task", "task", ">%", ">mean cosine")
     for rate, one, other in worst:
-        add_row(table, [found.tasks[one], found.tasks[other], _rate(rate), _decimal(found.cosines[one][other])])
+        add_row(table, [found.tasks[one], found.tasks[other], _rate(rate), decimal(found.cosines[one][other], _DIGITS)])
     yield table
 
 
 def _groups(grouping: Grouping) -> Iterable[RenderableType]:
-    yield (
-        "suggested groups: no two tasks of one conflict more often than two tasks do on average, "
-        f"{percent(grouping.mean_rate)}"
-    )
+    yield "suggested groups: no two tasks of one conflict more often than two tasks do"
+    yield f"on average, {percent(grouping.mean_rate)}"
+    yield ""
     table = make_table(">", "tasks", ">at most")
     for place, group in enumerate(grouping.groups, start=1):
         highest = "" if group.highest_rate is None else percent(group.highest_rate)
         add_row(table, [place, ", ".join(group.tasks), highest])
     yield table
     if grouping.within_rate is not None and grouping.across_rate is not None:
-        yield (
-            f"two tasks of one group conflict in {percent(grouping.within_rate)} of the steps on average, two of "
-            f"different groups in {percent(grouping.across_rate)}"
-        )
+        yield ""
+        yield f"two tasks of one group conflict in {percent(grouping.within_rate)} of the steps on average,"
+        yield f"two of different groups in {percent(grouping.across_rate)}"
 
 
 def _courses(found: TaskRelations) -> Iterable[RenderableType]:
-    yield (
-        f"over time, in the mean over a tenth of the profile; at the end, over the last "
-        f"{counted(found.last_iterations, 'measured step')}"
-    )
+    yield "over time, in the mean over a tenth of the profile;"
+    yield f"at the end, over the last {counted(found.last_iterations, 'measured step')}"
+    yield ""
     table = make_table("", ">lowest", ">highest", f">lowest {_LEVELS} highest", ">at the end")
     for course in found.courses:
         known = [value for value in course.smoothed if value is not None]
         ends = (min(known), max(known)) if known else (None, None)
         name = course.measure if course.feature is None else f"{course.measure} {course.feature}"
-        add_row(table, [name, *map(_decimal, ends), _line(course), _decimal(course.last)])
+        add_row(table, [name, *(decimal(end, _DIGITS) for end in ends), _line(course), decimal(course.last, _DIGITS)])
     yield table
 
 
@@ -120,8 +120,3 @@ def _spread(values: Sequence[float | None], most: int) -> Sequence[float | None]
 
 def _rate(rate: float | None) -> str:
     return "" if rate is None else f"{100 * rate:.1f}"
-
-
-def _decimal(value: float | None) -> str:
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"

@@ -106,7 +106,7 @@ def test_a_plan_hands_the_cost_on(recon, ranking, checkpoint):
     content = json.loads(Path("plan.json").read_text())
     content["cost"]["by_layer"] = {"other": 1}
     Path("plan.json").write_text(json.dumps(content))
-    split(recon, "--plan", "plan.json", "-o", "again.safetensors").refuses("contradicts itself", "cost")
+    split(recon, "--plan", "plan.json", "-o", "again.safetensors").refuses("the cost is of other layers")
 
 
 def test_documents_from_before_have_no_cost(recon, ranking, checkpoint):

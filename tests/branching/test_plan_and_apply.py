@@ -168,15 +168,22 @@ def test_a_plan_is_no_output(recon, checkpoint, plan):
 
 EDITS = {
     "a copy elsewhere": (lambda c: next(split_tensors(c))["copies"].update(left="x"), "the plan contradicts itself"),
-    "another layer": (lambda c: c["layers"][0].update(name="norm" if c["layers"][0]["name"] == "conv" else "conv"),
+    "another layer": (lambda c: rename(c, "norm" if c["layers"][0]["name"] == "conv" else "conv"),
                       "the plan contradicts itself"),
-    "a layer that is not there": (lambda c: c["layers"][0].update(name="gone"), "no layer `gone`"),
+    "a layer that is not there": (lambda c: rename(c, "gone"), "no layer `gone`"),
+    "a cost of another layer": (lambda c: c["layers"][0].update(name="gone"), "the cost is of other layers"),
     "no layers": (lambda c: c["layers"].clear(), "no layer is split"),
     "a task less": (lambda c: c["layers"][0]["branches"].pop(), "no partition of the tasks"),
     "a tensor twice": (lambda c: c["tensors"].append(c["tensors"][0]), "named twice"),
     "another schema": (lambda c: c.update(schema="recon.manifest/1"), "has the schema `recon.manifest/1`"),
     "a field more": (lambda c: c.update(more=1), "`more`"),
 }  # fmt: skip
+
+
+def rename(content, name):
+    costs = content["cost"]["by_layer"]
+    costs[name] = costs.pop(content["layers"][0]["name"])
+    content["layers"][0]["name"] = name
 
 
 def split_tensors(content):

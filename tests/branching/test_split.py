@@ -364,7 +364,8 @@ def test_a_manifest_that_contradicts_itself_is_refused(recon, checkpoint):
     for change, words in (
         (lambda c: c["layers"].clear(), "no layer is split"),
         (lambda c: c["layers"][0]["branches"].pop(), "no partition of the tasks"),
-        (lambda c: c["tensors"].append(c["tensors"][0]), "named twice"),
+        (lambda c: c["tensors"].append(c["tensors"][0]), "a tensor is named twice"),
+        (lambda c: c["layers"].append(c["layers"][0]), "a layer or a task is named twice"),
     ):
         changed = json.loads(json.dumps(content))
         change(changed)

@@ -14,6 +14,7 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
 import torch
 
 
@@ -64,6 +65,17 @@ def test_what_is_in_a_file_fits_a_terminal_of_80_columns(tmp_path):
     assert "…" not in shown
     for words in ("4,096", "16.00 KB", "[64, 64]", "argparse.Namespace", "would be refused"):
         assert words in shown
+
+
+@pytest.mark.parametrize("command", ["rank", "tasks"])
+def test_a_terminal_that_is_too_narrow_cuts_off_no_digit_and_no_name(command, scores, tmp_path):
+    shown = []
+    for columns in (200, 20):
+        code, text = on_a_terminal(command, scores, cwd=tmp_path, watched="stdout", columns=columns)
+        assert code == 0
+        # But for styles, lines, bars and blanks.
+        shown.append(re.sub(r"\x1b\[[0-9;]*m|─+|[#.]{4,}|\s", "", text))
+    assert shown[1] == shown[0]
 
 
 def test_a_split_shows_how_far_it_is_if_that_takes_a_while(tmp_path):

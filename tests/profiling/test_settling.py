@@ -93,7 +93,7 @@ def test_it_stops_where_the_layers_differ_clearly_and_says_so(recon, mixed):
     assert (scores.settled.k, scores.settled.severity) == (1, -0.1)
     stability = rank_with_stability(scores, 1).stability
     assert scores.settled.overlap == pytest.approx(stability.overlap)
-    assert stability.overlap >= 0.95
+    assert stability.overlap >= 0.9
     assert not Path("s.run").exists()
 
 

@@ -262,6 +262,14 @@ def test_a_profile_that_ended_early_has_the_stages_that_it_came_to(recon, scores
     assert "`early.json, whole profile`: the profile ended early" in found.err
 
 
+@pytest.mark.parametrize("matrix", ["distance", "similarity", "overlap", "tau", "rho", "overlap_probability"])
+def test_a_comparison_that_lacks_figures_is_refused(recon, three, matrix):
+    content = recon("compare-rankings", *three, "--json").succeeds().document
+    content[matrix][1].pop()
+    with pytest.raises(ReconError, match="not one row and one column per ranking"):
+        Comparison.from_content(content, "it")
+
+
 def test_the_chain_works_in_a_pipe(recon, scores):
     ranked = recon("rank", "-", "-S", "-0.1", "--json", stdin=scores.read_text()).succeeds().out
     recon("rank", scores, "-S", "0", "-o", "other.json", "-q").succeeds()

@@ -193,7 +193,10 @@ def test_binary_and_missing_files_are_refused(recon):
 def test_scores_that_contradict_themselves_are_refused(recon, scores):
     content = json.loads(scores.read_text())
     for change, words in (
-        (lambda c: c["layers"].append(c["layers"][0]), "listed twice"),
+        (lambda c: c["layers"].append(c["layers"][0]), "a layer is listed twice"),
+        (lambda c: c["severities"].__setitem__(0, c["severities"][1]), "a severity is listed twice"),
+        (lambda c: c["z_levels"].__setitem__(0, c["z_levels"][1]), "a z level is listed twice"),
+        (lambda c: c["tasks"].__setitem__(0, c["tasks"][1]), "a task is listed twice"),
         (lambda c: c.update(iterations=99), "do not add up"),
         (lambda c: c["layers"][0]["stages"].pop(), "one entry per stage"),
         (lambda c: c["layers"][0]["stages"][0]["conflicts"].pop(), "one count per severity"),

@@ -9,7 +9,9 @@ import torch
 from recon_cli.errors import ReconError
 from recon_cli.profiling.tally import ConflictTally
 from recon_cli.ranking.rank import rank
+from recon_cli.ranking.resampling import halvings
 from recon_cli.ranking.stability import rank_with_stability
+from recon_cli.ranking.trials import quarters
 from tests.conftest import scores_of
 
 SEVERITIES = (0.0, -0.1)
@@ -55,6 +57,45 @@ def test_a_layer_is_in_the_top_as_often_as_in_profiles_that_are_repeated():
     assert all(each.layers[0].in_top == 1.0 for each in found)
 
 
+@pytest.mark.parametrize("rates", [(0.3,) * 12, tuple(np.linspace(0.1, 0.6, 12)), (0.9,) * 4 + (0.1,) * 8])
+def test_two_halves_share_what_two_profiles_of_half_the_length_do(rates):
+    generator, k = np.random.default_rng(0), 4
+
+    def shared(one, other):
+        first, second = (np.argsort(np.argsort(-counts, axis=1, kind="stable"), axis=1) < k for counts in (one, other))
+        return (first & second).sum(1).mean() / k
+
+    truth = shared(*generator.binomial(ITERATIONS // 2, rates, size=(2, 10_000, len(rates))))
+    dealt = np.array([*halvings(ITERATIONS, 1)])
+    profiles = generator.binomial(1, rates, size=(60, ITERATIONS, len(rates)))
+    found = [shared(dealt[:, 0] @ windows, dealt[:, 1] @ windows) for windows in profiles]
+    assert np.mean(found) == pytest.approx(truth, abs=0.03)
+
+
+def test_the_halves_of_a_profile_are_ranked_as_profiles_are(ranked):
+    series = [layer.series.conflicts[SEVERITIES.index(-0.1)] for layer in profile(0).layers]
+    shared = []
+    for both in halvings(ITERATIONS, ranked.stability.block):
+        counts = [[sum(np.multiply(times, conflicts)) for conflicts in series] for times in both]
+        first, second = (set(sorted(range(len(RATES)), key=lambda layer, of=of: -of[layer])[:K]) for of in counts)
+        shared.append(len(first & second) / K)
+    assert ranked.stability.overlap == pytest.approx(np.mean(shared), abs=1e-12)
+
+
+def test_halves_are_made_of_whole_blocks_of_each_quarter():
+    for windows, block in ((16, 1), (50, 3), (97, 6)):
+        sizes = set()
+        for one, other in halvings(windows, block):
+            assert [first + second for first, second in zip(one, other, strict=True)] == [1] * windows
+            sizes.add(sum(one))
+            for part in quarters(one):
+                blocks = [part[begin : begin + block] for begin in range(0, len(part), block)]
+                assert all(len(set(each)) == 1 for each in blocks)
+                assert abs(2 * sum(each[0] for each in blocks) - len(blocks)) <= 1
+        # An odd block, or one that is shorter, is in either half.
+        assert len(sizes) > 1 or windows == 16
+
+
 def test_layers_of_clearly_different_rates_are_of_different_tiers(ranked):
     tiers = {layer.name: layer.tier for layer in ranked.layers}
     assert tiers["layer0"] == 1
@@ -91,7 +132,7 @@ def test_what_cannot_be_told_is_refused():
         rank_with_stability(profile(0, iterations=12), K)
     with pytest.raises(ReconError, match="conflicts below -0.3 came over time"):
         rank_with_stability(profile(0), K, severity=-0.3)
-    with pytest.raises(ReconError, match="--top-k 6 is out of range"):
+    with pytest.raises(ReconError, match="--stability 6 is out of range"):
         rank_with_stability(profile(0), 6)
 
 

@@ -93,7 +93,7 @@ def test_json_is_the_document_and_the_table_says_the_same(recon, five):
     document = TaskRelations.from_content(found.document, "it")
     assert document.severity == -0.1
     out = recon("tasks", five).succeeds().out
-    row = next(line.split() for line in out.splitlines() if line.startswith("2   b"))
+    row = next(line.split() for line in out.splitlines() if line.startswith("2  b "))
     expected = [f"{100 * rate:.1f}" if rate is not None else "-" for rate in document.rates[1]]
     assert row == ["2", "b", *expected]
     for group in document.grouping.groups:

@@ -347,7 +347,7 @@ def test_without_scripts_there_is_the_overview_and_the_ranking(open_page):
 
 def test_documents_without_scores_make_a_page_too(open_page):
     from recon_cli.artifacts.ranking import Ranking
-    from recon_cli.report.materials import NamedRanking
+    from recon_cli.ranking.reading import NamedRanking
 
     plain = Ranking.from_content({"conv1": 30, "fc": 10.5}, "r.json")
     page = open_page(content(rankings=(NamedRanking("r", plain),)))

@@ -38,6 +38,7 @@ def test_a_whole_run_is_read_with_the_network_as_it_is_first(tmp_path):
     sources = sources_of([folder])
     assert [source.path.name for source in sources if source.is_profile] == ["scores.json"]
     assert folder / "joint/seed-2/scores.json" in [source.path for source in sources]
+    assert [source.path for source in sources if source.more_seeds == 1] == [folder / "joint/seed-2/scores.json"]
 
 
 def test_the_folder_of_a_training_gives_its_results_and_the_conflicts_of_its_first_seed(tmp_path):

@@ -21,10 +21,11 @@ from recon_cli.conflicts.runs import Run
 from recon_cli.errors import ReconError
 from recon_cli.ranking.agreement import layer_distance
 from recon_cli.ranking.rank import rank
+from recon_cli.ranking.reading import NamedRanking
 from recon_cli.relations.relate import relate_tasks
 from recon_cli.report.content import content_of
 from recon_cli.report.costs import costs_of, first_covering
-from recon_cli.report.materials import NamedRanking, read_materials
+from recon_cli.report.materials import read_materials
 from recon_cli.report.tasks import task_matrix, tasks_of
 from recon_cli.results.runs import Run as ResultRun
 from tests.chain.chains import run_chain, write_project
@@ -253,6 +254,12 @@ def test_a_severity_that_the_scores_cannot_count_leaves_the_rates_of_the_ranking
     said = content(profile, rankings=(NamedRanking("r", ranking),))
     assert [(layer.rate, layer.stages) for layer in said.findings.layers] == [(0.5, (None,))]
     assert any("no exact count for the severity \u22120.123" in note for note in said.notes)
+
+
+def test_it_is_said_that_further_seeds_were_measured():
+    profile = scores({"a": [[-0.5, 0.5]]})
+    (note,) = content(profile, more_seeds=2).notes
+    assert "2 more seeds were measured as well and are not shown" in note
 
 
 def test_results_say_by_how_much_the_others_are_better_than_the_first():

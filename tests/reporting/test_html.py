@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_a_ranking_shows_its_layers(ranking):
         for place, layer in enumerate(document.layers, start=1)
     ]
     assert [row[-1] for row in rows] == [f"{layer.size:,}" for layer in document.layers]
+
+
+def test_what_a_ranking_does_not_know_of_a_layer_is_left_blank(ranking):
+    content = json.loads(ranking.read_text())
+    content["layers"][0]["size"] = content["layers"][0]["interval"] = None
+    _, (_, first, *_) = page(Ranking.from_content(content, "it")).tables
+    assert first[-2:] == ["", ""]
 
 
 def test_scores_show_their_layers(scores):

@@ -80,7 +80,8 @@ def test_the_update_grows_with_the_gradients(name, factor):
         rules = rule_for(name, gradients), rule_for(name, gradients)
         for _ in range(3):
             plain, scaled = update_of(rules[0], gradients), update_of(rules[1], factor * gradients)
-            assert torch.allclose(scaled / factor, plain, rtol=1e-5, atol=1e-6 * longest(gradients)), case
+            # What nearly parallel gradients differ in, 1e-5 of their length, may count as rounding or not.
+            assert torch.allclose(scaled / factor, plain, rtol=1e-5, atol=1e-5 * longest(gradients)), case
 
 
 @pytest.mark.parametrize("name", BALANCING)

@@ -86,7 +86,8 @@ def test_cagrad_reaches_the_value_of_its_dual(case, c):
     starts = [numpy.ones(len(rows)), *(numpy.eye(len(rows)) + 0.1)[:5]]
     lowest = min(scipy.optimize.minimize(dual, start, method="BFGS").fun for start in starts)
     assert improvement <= lowest + 1e-7
-    assert improvement >= lowest - 1e-5 * float(mean.norm())
+    # Where the gradients cancel, the mean is 0, and both are but for rounding.
+    assert improvement >= lowest - 1e-5 * float(mean.norm()) - 1e-12
 
 
 @pytest.mark.parametrize("case", CAGRAD_CASES)
