@@ -57,6 +57,7 @@ NOTHING = {
     "a budget": ({"budget": "5%"}, ["no layer has conflicts"]),
     "a score": ({"min_score": 1}, ["no layer has a score of 1 or more; the highest is 0"]),
     "too many": ({"top_k": 25}, ["--top-k 25 is out of range: the ranking holds 4 layers"]),
+    "the most": ({"max_params": "5%"}, ["no layer has conflicts"]),
     "a cost": ({"top_k": 4, "max_cost": "1.01"}, ["1.01"]),
 }
 
@@ -77,8 +78,9 @@ def test_a_selection_that_finds_nothing_is_one_sentence_and_costs_nothing(recon,
     assert {**stamps(out), "ledger.json": 0}.items() >= {**before, "ledger.json": 0}.items()
 
 
-def test_a_budget_is_kept_to(tmp_path):
-    config = write_project(tmp_path / "project", run={"severity": 0.0, "select": {"budget": "50%"}})
+@pytest.mark.parametrize("select", [{"budget": "50%"}, {"max_params": "50%", "max_cost": "1.9", "max_groups": 2}])
+def test_a_budget_is_kept_to(tmp_path, select):
+    config = write_project(tmp_path / "project", run={"severity": 0.0, "select": select})
     _, report = run_chain(config)
     assert 1 < report.split.parameters_after / report.split.parameters_before <= 1.5
 
