@@ -8,6 +8,7 @@ import math
 import signal
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from recon_cli.artifacts.scores import Scores
+from recon_cli.errors import ReconError
+from recon_cli.experiment.ranks import Ranks
 from recon_cli.profiling.halves import count_on_halves
 from recon_cli.updating import half_batches
+from recon_cli.updating.half_batches import HalfBatches
+from recon_cli.updating.ways.way import Measured
 from tests import networks
 from tests.conftest import read_scores
 from tests.profiling import test_resume
@@ -205,6 +210,19 @@ def test_a_network_that_takes_no_smaller_batch_is_refused(recon, config, tmp_pat
     )
     path = config(model={"target": "fixed:Net"}, profile={"iterations": 6, "halves_every": 2})
     recon("profile", path, "-o", "s.json").refuses("on the half of a batch: the model failed", "leave out")
+
+
+def test_so_is_one_that_is_sharded():
+    with pytest.raises(ReconError, match="sharded over several devices") as refusal:
+        HalfBatches(SimpleNamespace(is_sharded=True), Measured(), Ranks())
+    assert "halves_every" in refusal.value.hint
+
+
+def test_a_training_that_measures_conflicts_measures_halves_too(recon, config):
+    path = config(train={"iterations": 6, "conflicts": {"every": 2}}, profile={"halves_every": 3})
+    recon("train", path, "-o", "out").succeeds()
+    (file,) = Path("out").rglob("scores.json")
+    assert read_scores(file).halves.model_dump() == {"every": 3, "iterations": 1, "skipped": 0}
 
 
 def test_pairs_count_where_all_four_gradients_are_finite():
