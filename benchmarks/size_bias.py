@@ -18,7 +18,7 @@ from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.scores import Scores
 from recon_cli.layers.discovery import discover_layers
 from recon_cli.ranking.agreement import spearman_rho
-from recon_cli.ranking.kinds import KINDS
+from recon_cli.ranking.kinds import COUPLED, KINDS
 from recon_cli.ranking.null import random_rate
 from recon_cli.ranking.rank import DEFAULT_SEVERITY, rank
 from recon_cli.zoo import resnet18
@@ -31,6 +31,9 @@ def of_profile(scores: Scores) -> dict[str, float | None]:
     """Kind of score -> its correlation with the layers' sizes."""
     found = {}
     for kind in KINDS:
+        # It is of halves of batches, which the demo does not measure.
+        if kind == COUPLED and scores.halves is None:
+            continue
         layers = rank(scores, kind=kind).layers
         found[kind] = spearman_rho(
             {layer.name: layer.score for layer in layers}, {layer.name: float(layer.size or 0) for layer in layers}

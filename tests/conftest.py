@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 from recon_cli.artifacts.ranking import Ranking
-from recon_cli.artifacts.scores import Z_LEVELS, ScoredLayer, Scores
+from recon_cli.artifacts.scores import Z_LEVELS, HalvedIterations, ScoredLayer, Scores
 from recon_cli.artifacts.versions import Versions
 from recon_cli.checkpoints.saving import save_state_dict
 from recon_cli.cli.app import main
@@ -132,10 +132,16 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
-def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], severities: Sequence[float]) -> Scores:
+def scores_of(
+    tallies: Mapping[str, ConflictTally],
+    measured: Sequence[int],
+    severities: Sequence[float],
+    halves: HalvedIterations | None = None,
+) -> Scores:
     """Scores of layers of which these tallies were kept; the trunk is the first of them.
 
     :param measured: the iterations measured in each stage.
+    :param halves: those in which halves of batches were, if any.
     """
     first = next(iter(tallies.values()))
     names = [*"abcdefgh", *(f"task{place}" for place in range(9, 41))]
@@ -160,7 +166,7 @@ def scores_of(tallies: Mapping[str, ConflictTally], measured: Sequence[int], sev
         iterations=sum(measured), iterations_requested=sum(measured),
         stage_iterations=tuple(measured), windows=first.windows(),
         z_levels=Z_LEVELS, task_iterations=first.task_iterations(),
-        pair_iterations=first.pair_iterations(), method="joint", seed=0, device="cpu", batch_restarts=0,
+        pair_iterations=first.pair_iterations(), halves=halves, method="joint", seed=0, device="cpu", batch_restarts=0,
         severities=tuple(severities), config_digest=None, checkpoint_digest=None,
         versions=Versions(recon="0", torch="2"), trunk=first.layer_stages(0),
         trunk_series=first.layer_series(0), trunk_between=first.between(0), layers=layers, unranked=(),

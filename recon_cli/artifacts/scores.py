@@ -71,6 +71,27 @@ class Histogram(Record):
         return self
 
 
+class Halves(Record):
+    """What was counted for one layer on the two halves of batches.
+
+    Of tasks i and j, the gradient of i on one half and that of j on the same half are a pair that has the samples in
+    common; the gradient of i on one half and that of j on the other half are one that has none. There are two of either
+    for each two tasks and iteration, counted where all four gradients are finite.
+    """
+
+    pairs: int = Field(ge=0, description="pairs that have the samples in common, and as many that have none")
+    same: tuple[Count, ...] = Field(
+        description="for each of the severities, the pairs with the samples in common with a cosine strictly below it"
+    )
+    cross: tuple[Count, ...] = Field(description="the same of the pairs that have no samples in common")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Halves:
+        if any(count > self.pairs for count in (*self.same, *self.cross)):
+            raise ValueError("there are more conflicts on halves than pairs")
+        return self
+
+
 class LayerStage(Record):
     """What was counted for one layer in one stage."""
 
@@ -108,6 +129,9 @@ class LayerStage(Record):
     )
     norm_iterations: tuple[Count, ...] = Field(
         description="for each task, the iterations in which it had a finite gradient of the layer"
+    )
+    halves: Halves | None = Field(
+        default=None, description="what was counted on halves of batches; null where they were not measured"
     )
 
     @model_validator(mode="after")
@@ -183,6 +207,14 @@ class UnrankedLayer(Record):
     parameters: tuple[str, ...] = ()
 
 
+class HalvedIterations(Record):
+    """In which iterations the halves of the batch were measured as well."""
+
+    every: int = Field(ge=1, description="n: the measured iterations 0, n, 2n, ... were chosen")
+    iterations: int = Field(ge=0, description="those of them in which it was done")
+    skipped: int = Field(ge=0, description="those in which it was not, because a batch had but one item")
+
+
 class Settled(Record):
     """What a profile stopped for."""
 
@@ -216,6 +248,9 @@ class Scores(Framed, Document):
         default=(), description="iterations measured in each window of time: equal parts, but for the last"
     )
     task_iterations: tuple[Count, ...] = Field(description="measured iterations in which each task had a loss")
+    halves: HalvedIterations | None = Field(
+        default=None, description="null if halves of batches were not measured (`profile.halves_every`)"
+    )
     pair_iterations: tuple[Count, ...] = Field(
         description="measured iterations in which both tasks of a pair had a loss, in the order (0, 1), (0, 2), ..."
     )
@@ -302,6 +337,17 @@ class Scores(Framed, Document):
                     continue
                 if sum(part.pairs) != counted or [sum(row) for row in part.conflicts] != conflicts:
                     raise ValueError(f"{name} does not count the same over time, or between tasks, as in its stages")
+            self._check_halves_over_time(name, stages, series)
+
+    @staticmethod
+    def _check_halves_over_time(name: str, stages: Sequence[LayerStage], series: Series | None) -> None:
+        halves = [stage.halves for stage in stages if stage.halves is not None]
+        if series is None or series.halves is None:
+            return
+        rows = [series.halves.pairs, *series.halves.same, *series.halves.cross]
+        counts = [[half.pairs, *half.same, *half.cross] for half in halves]
+        if [sum(row) for row in rows] != [sum(column) for column in zip(*counts, strict=True)]:
+            raise ValueError(f"{name} does not count the same on halves over time as in its stages")
 
     def _check_presence(self) -> None:
         tasks = len(self.tasks)
@@ -322,6 +368,11 @@ class Scores(Framed, Document):
             raise ValueError(f"{name} has not one entry per stage")
         if any(len(stage.conflicts) != len(self.severities) for stage in stages):
             raise ValueError(f"{name} has not one count per severity")
+        for halves in (stage.halves for stage in stages if stage.halves is not None):
+            if (len(halves.same), len(halves.cross)) != (len(self.severities), len(self.severities)):
+                raise ValueError(f"{name} has not one count on halves per severity")
+            if self.halves is None or halves.pairs > 2 * self.halves.iterations * comb(len(tasks), 2):
+                raise ValueError(f"{name} has more pairs on halves than the iterations allow")
         if any(len(stage.z_conflicts or self.z_levels) != len(self.z_levels) for stage in stages):
             raise ValueError(f"{name} has not one count per z level")
         if any(len(stage.norms) != len(self.tasks) for stage in stages):
@@ -363,6 +414,44 @@ class Scores(Framed, Document):
         """The number of task pairs that were measured for a layer, summed over iterations."""
         return sum(part.pairs for part in self._stages(layer, stage))
 
+    def halves_of(self, layer: ScoredLayer | None, severity: float, stage: int | None = None) -> tuple[int, int, int]:
+        """What was counted for a layer on halves of batches: the pairs of either kind, how many of those that have the
+        samples in common had a cosine strictly below a severity, and how many of those that have none; see `Halves`.
+
+        :param layer: one of `layers`, or None for the trunk.
+        :param severity: S, one of the `severities`.
+        :param stage: a stage, counted from 1, or None for all.
+        :raises ReconError: if halves were not measured, or not counted at this severity.
+        """
+        self.check_halves(severity)
+        at = self.severities.index(severity)
+        found = [part.halves for part in self._stages(layer, stage) if part.halves is not None]
+        return (
+            sum(part.pairs for part in found),
+            sum(part.same[at] for part in found),
+            sum(part.cross[at] for part in found),
+        )
+
+    def check_halves(self, severity: float) -> None:
+        """Refuse scores that do not say what was counted on halves of batches below a severity.
+
+        :raises ReconError: saying what to do.
+        """
+        if self.halves is None:
+            raise ReconError(
+                "the scores hold nothing that was counted on halves of batches",
+                "set `halves_every: 10` under `profile` in the config, and profile again",
+            )
+        if self.halves.iterations == 0:
+            raise ReconError(
+                "no batch was measured in halves: each that was to be had but one item", "profile with larger batches"
+            )
+        if severity not in self.severities:
+            grid = ", ".join(number(value) for value in self.severities)
+            raise ReconError(
+                f"conflicts below {number(severity)} were not counted on halves of batches", f"choose one of {grid}"
+            )
+
     def non_finite(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None = None) -> int:
         """The number of task pairs that were left out for a layer, because a gradient was not finite."""
         return sum(part.non_finite for part in self._stages(layer, stage))
@@ -393,12 +482,15 @@ class Scores(Framed, Document):
 
     def frame_content(self) -> FrameContent:
         """One row for every layer and stage, in the network's order; the trunk and features are left out."""
+        halves = ("same", "cross") if self.halves is not None else ()
         columns: dict[str, type] = {
             "layer": str, "type": str, "parameters": int, "bytes": int, "tasks": list, "stage": int,
             "iterations": int, "pairs": int, "non_finite": int,
             **{f"conflicts_{number(severity)}": int for severity in self.severities},
             **{f"z_conflicts_{number(level)}": int for level in self.z_levels},
             "gds": float, "deviation": float, "gms": float, "opposition": float,
+            **({"half_pairs": int} if self.halves is not None else {}),
+            **{f"{kind}_{number(severity)}": int for kind in halves for severity in self.severities},
             **{f"norm_{task}": float for task in self.tasks},
             **{f"iterations_{task}": int for task in self.tasks},
         }  # fmt: skip
@@ -409,9 +501,17 @@ class Scores(Framed, Document):
                 z_conflicts = stage.z_conflicts or [None] * len(self.z_levels)
                 rows.append((
                     *what, place, stage.iterations, stage.pairs, stage.non_finite, *stage.conflicts, *z_conflicts,
-                    stage.gds, stage.deviation, stage.gms, stage.opposition, *stage.norms, *stage.norm_iterations,
+                    stage.gds, stage.deviation, stage.gms, stage.opposition, *self._half_cells(stage),
+                    *stage.norms, *stage.norm_iterations,
                 ))  # fmt: skip
         return FrameContent(columns, rows)
+
+    def _half_cells(self, stage: LayerStage) -> Sequence[int | None]:
+        """What was counted on halves of batches; nothing if they were not measured."""
+        if self.halves is None:
+            return ()
+        found = stage.halves
+        return (found.pairs, *found.same, *found.cross) if found else [None] * (1 + 2 * len(self.severities))
 
     def _stages(self, layer: ScoredLayer | ScoredFeature | None, stage: int | None) -> tuple[LayerStage, ...]:
         stages = self.trunk if layer is None else layer.stages

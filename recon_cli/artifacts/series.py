@@ -19,6 +19,23 @@ Counts = tuple[Count, ...]
 Means = tuple[float | None, ...]
 
 
+class HalfSeries(Record):
+    """What was counted for one layer on halves of batches, in each window; see `Halves`."""
+
+    pairs: Counts
+    same: tuple[Counts, ...]
+    cross: tuple[Counts, ...]
+
+    @model_validator(mode="after")
+    def _even(self) -> HalfSeries:
+        rows = (*self.same, *self.cross)
+        if len(self.same) != len(self.cross) or any(len(row) != len(self.pairs) for row in rows):
+            raise ValueError("the series of the halves are not of equally many windows")
+        if any(count > pairs for row in rows for count, pairs in zip(row, self.pairs, strict=True)):
+            raise ValueError("a window has more conflicts on halves than pairs")
+        return self
+
+
 class Series(Record):
     """What was counted for one layer in each window."""
 
@@ -32,6 +49,7 @@ class Series(Record):
     gds: Means = Field(description="mean cosine of the pairs; null without pairs")
     gms: Means = Field(description="mean magnitude similarity of the pairs; null without pairs")
     opposition: Means = Field(description="mean opposition of the pairs; null without pairs")
+    halves: HalfSeries | None = Field(default=None, description="the same on halves of batches, if they were measured")
 
     @model_validator(mode="after")
     def _even(self) -> Series:
@@ -40,6 +58,8 @@ class Series(Record):
             raise ValueError("the series are not of equally many windows")
         if any(count > pairs for row in rows[2:] for count, pairs in zip(row, self.pairs, strict=True)):
             raise ValueError("a window has more conflicts than pairs")
+        if self.halves is not None and len(self.halves.pairs) != len(self.pairs):
+            raise ValueError("the series of the halves is not of as many windows")
         return self
 
 

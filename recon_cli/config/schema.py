@@ -207,6 +207,7 @@ class ProfileSection(Section):
     include: list[str] = ["*"]
     exclude: list[str] = []
     features: list[str] = []
+    halves_every: Annotated[int, Field(ge=1)] | None = None
     until_stable: UntilStable | None = None
     memory_limit: Annotated[str | None, BeforeValidator(_check_bytes)] = None
 

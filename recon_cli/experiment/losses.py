@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,18 @@ def task_losses(
     if not labels:
         of = "any of the tasks" if len(active) > 1 else f"the task {quoted(tasks[active[0]].name)}"
         raise ReconError(f"a batch has no label for {of}", "leave such batches out of the data")
+    return losses_of(model, tasks, batch, labels)
+
+
+def losses_of(
+    model: torch.nn.Module, tasks: Sequence[Task], batch: Batch, labels: Mapping[int, Any]
+) -> dict[int, torch.Tensor]:
+    """One forward pass, and the losses of some tasks.
+
+    :param labels: theirs, by the tasks' indices.
+    :returns: a scalar for each of those tasks, by its index, in order.
+    :raises ReconError: if the model or a loss fails, or a task has no output.
+    """
     outputs = task_outputs(model, tasks, batch, labels)
     return {index: tasks[index].loss_on(outputs[index], label) for index, label in labels.items()}
 

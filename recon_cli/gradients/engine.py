@@ -143,19 +143,37 @@ class GramEngine(Watching):
         :raises ReconError: if the network is checkpointed in PyTorch's older, reentrant way, or sharded, or a named
             representation is not one tensor.
         """
+        if weights is None:
+            return self._run(losses, None)
+        if not accumulate:
+            # Old and new gradients need not lie side by side.
+            for parameter in self._parameters:
+                parameter.grad = None if parameter.requires_grad else parameter.grad
+        return self._run(losses, partial(self.combine, weights, accumulate=accumulate))
+
+    def measure(self, losses: Sequence[torch.Tensor | None]) -> LayerGrams:
+        """The same backward passes for their Gram matrices alone: no `.grad` is filled, and no gradient held after it.
+
+        :param losses: as `backward` takes them.
+        :raises ReconError: as `backward` does.
+        """
+        return self._run(losses, self._let_go)
+
+    def _run(self, losses: Sequence[torch.Tensor | None], finish: Callable[[], None] | None) -> LayerGrams:
+        """The backward passes.
+
+        :param finish: what is done with the gradients of a part of the network before those of the next are held; None
+            to hold all.
+        """
         # Products of gradients would be rounded to half precision in an autocast context that is still open.
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False), several_passes():
             ranks = Ranks.current()
             _check_whole(self._parameters)
-            if weights is not None and not accumulate:
-                # Old and new gradients need not lie side by side.
-                for parameter in self._parameters:
-                    parameter.grad = None if parameter.requires_grad else parameter.grad
             graph = Graph.behind(losses)
             graph.check_repeatable()
             reach = Reach.of(graph, losses, self._parameters, ranks, self._device)
             routes = self._choose_routes(graph, reach, alone=ranks.size == 1) + self._features.take_routes(graph)
-            aim, limit = (_NO_LIMIT, _NO_LIMIT) if weights is None else self._limits()
+            aim, limit = (_NO_LIMIT, _NO_LIMIT) if finish is None else self._limits()
             passes = Passes(graph, losses, routes, self._memory, aim=aim, limit=limit)
             in_order = ranks.size == 1 or self._agree_on_order(passes, ranks)
             tasks = len(losses)
@@ -175,13 +193,13 @@ class GramEngine(Watching):
                         self._held.append(route)
                 if in_order:
                     self._multiply(complete, reach, ranks, found)
-                    if weights is not None:
-                        self.combine(weights, accumulate=accumulate)
+                    if finish is not None:
+                        finish()
             if not in_order:
                 self._held.sort(key=self._position)
                 self._multiply(self._held, reach, ranks, found)
-                if weights is not None:
-                    self.combine(weights, accumulate=accumulate)
+                if finish is not None:
+                    finish()
             grams.mul_(reach.shares.unsqueeze(0) * reach.shares.unsqueeze(1))
             self._correct_reach(graph, found)
             features.sum_over(ranks)
@@ -207,8 +225,7 @@ class GramEngine(Watching):
                 assert found is not None
                 found = found * self._shares if self._is_own(route) else found
                 fill(route.parameters, route.combine(found), accumulate=accumulate)
-        self._held, self._held_features = [], {}
-        self._memory.reset()
+        self._let_go()
 
     def combine_rows(self, update: ParameterUpdate, *, accumulate: bool = False) -> None:
         """Fill `.grad` of every parameter with an update made of its task gradients, from what `backward` without
@@ -225,6 +242,10 @@ class GramEngine(Watching):
                 gradient = route.combine_rows(partial(update, parameter), shares)
                 fill(route.parameters, [gradient], accumulate=accumulate)
         self._held = []
+        self._memory.reset()
+
+    def _let_go(self) -> None:
+        self._held, self._held_features = [], {}
         self._memory.reset()
 
     @property

@@ -86,6 +86,8 @@ def _scores(scores: Scores) -> Facts:
     }
     if scores.features:
         facts["features"] = _names([feature.name for feature in scores.features])
+    if scores.halves is not None:
+        facts["halves of batches"] = f"measured in {counted(scores.halves.iterations, 'step')}"
     return facts
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from recon_cli.artifacts.scores import Z_LEVELS, LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
+from recon_cli.artifacts.scores import Z_LEVELS, HalvedIterations, LayerStage, ScoredFeature, ScoredLayer, UnrankedLayer
 from recon_cli.config.schema import ProfileSection
 from recon_cli.errors import ReconError, listed, quoted
 from recon_cli.gradients.engine import LayerGrams
@@ -53,6 +53,7 @@ class Measurement:
             self.settings.severities,
             features,
             [layer.size for layer in self.tallied],
+            halves=self.settings.halves_every is not None,
         )
         self.reached = torch.zeros(len(self.tallied), len(self.tasks), dtype=torch.bool)
         self.features_reached = torch.zeros(features, len(self.tasks), dtype=torch.bool)
@@ -75,12 +76,20 @@ class Measurement:
         """The indices of the tallied layers that two or more tasks reach."""
         return [index for index, row in enumerate(self.reached) if int(row.sum()) >= 2]
 
-    def record(self, found: LayerGrams, stage: int, present: Sequence[int] | None = None) -> torch.Tensor:
+    def record(
+        self,
+        found: LayerGrams,
+        stage: int,
+        present: Sequence[int] | None = None,
+        on_halves: LayerGrams | None = None,
+    ) -> torch.Tensor:
         """Count one iteration.
 
         :param found: the Gram matrices of the tasks that are present.
         :param stage: the stage, counted from 0.
         :param present: the indices of those tasks, ascending; None for all.
+        :param on_halves: the Gram matrices of all tasks on the first half of the batch and then on the second one, of
+            the tallied layers; None if they were not measured.
         :returns: the cosines, float64, [L + 1, pairs], the last row that of all shared layers as one; NaN where a pair
             was not measured, +inf where a gradient was not finite.
         """
@@ -98,15 +107,20 @@ class Measurement:
         layers = len(self.tallied)
         self.reached |= reached[:layers]
         self.features_reached |= reached[layers:]
-        shared = self.reached.sum(1) >= 2
-        trunk = grams[:layers][shared].sum(0, keepdim=True)
-        trunk_reached = reached[:layers][shared].any(0, keepdim=True)
-        grams = torch.cat([grams[:layers], trunk, grams[layers:]])
-        reached = torch.cat([reached[:layers], trunk_reached, reached[layers:]])
-        self.tally.add(stage, grams, reached, there, found.features.entropies.cpu())
+        halves = None if on_halves is None else self._with_trunk(on_halves.grams.cpu(), on_halves.reached)
+        features_grams, features_reached = grams[layers:], reached[layers:]
+        grams, reached = self._with_trunk(grams[:layers], reached[:layers])
+        grams, reached = torch.cat([grams, features_grams]), torch.cat([reached, features_reached])
+        self.tally.add(stage, grams, reached, there, found.features.entropies.cpu(), halves)
         grams, reached = grams[: layers + 1], reached[: layers + 1]
         i, j = pair_indices(len(self.tasks))
         return cosines(grams).nan_to_num(torch.inf).masked_fill(~(reached[:, i] & reached[:, j]), torch.nan)
+
+    def _with_trunk(self, grams: torch.Tensor, reached: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What was found for the tallied layers, and a row more, for all shared ones as one."""
+        shared = self.reached.sum(1) >= 2
+        trunk, trunk_reached = grams[shared].sum(0, keepdim=True), reached[shared].any(0, keepdim=True)
+        return torch.cat([grams, trunk]), torch.cat([reached, trunk_reached])
 
     def state(self) -> dict[str, Any]:
         """What was measured so far, as plain data and tensors, which are the measurement's own."""
@@ -183,6 +197,14 @@ class Measurement:
                     "are not seen",
                 )
 
+    def halved_iterations(self) -> HalvedIterations | None:
+        """In how many iterations halves of batches were measured; None if that was not asked for."""
+        every = self.settings.halves_every
+        if every is None:
+            return None
+        done = self.tally.halved()
+        return HalvedIterations(every=every, iterations=done, skipped=-(-self.iterations // every) - done)
+
     def trunk(self) -> tuple[LayerStage, ...]:
         """What was counted for the gradients of all shared layers, taken as one vector (Recon, Fig. 1 and Table 6)."""
         return self.tally.layer_stages(len(self.tallied))
@@ -197,6 +219,7 @@ class Measurement:
             "windows": tally.windows(),
             "task_iterations": tally.task_iterations(),
             "pair_iterations": tally.pair_iterations(),
+            "halves": self.halved_iterations(),
             "severities": tuple(self.settings.severities),
             "z_levels": Z_LEVELS,
             "trunk": self.trunk(),

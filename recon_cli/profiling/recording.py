@@ -46,10 +46,17 @@ class Recording:
         """Whether a step, counted from 0, is measured."""
         return self.sampling.includes(step)
 
-    def record(self, found: LayerGrams, step: int, present: Sequence[int]) -> None:
+    @property
+    def wants_halves(self) -> bool:
+        """Whether the halves of the batch of the next measured step are to be measured as well."""
+        every = self.measurement.settings.halves_every
+        return every is not None and self.measurement.iterations % every == 0
+
+    def record(self, found: LayerGrams, step: int, present: Sequence[int], on_halves: LayerGrams | None = None) -> None:
         """Count one step.
 
         :param present: the indices of the tasks that have a loss on any rank.
+        :param on_halves: what was measured on the halves of its batch, if that was done.
         :raises ReconError: if no layer is shared, or a feature is not.
         """
         measurement = self.measurement
@@ -57,7 +64,7 @@ class Recording:
         if has_all:
             measurement.check_features(found)
         stage = self.sampling.stage(step, measurement.settings.stages)
-        rows = measurement.record(found, stage, present)
+        rows = measurement.record(found, stage, present, on_halves)
         if self.log is not None:
             self.log.append(rows, step, stage)
         if has_all and not self.saw_all:

@@ -237,6 +237,12 @@ class _Run:
         for note, times in self.training.notes.items():
             observer.warned(f"{note}: in {counted(times, 'step')} of {self.training.step}")
         self.measurement.check_measured()
+        halves = self.measurement.halved_iterations()
+        if halves is not None and halves.skipped:
+            observer.warned(
+                f"{halves.skipped} of {halves.skipped + halves.iterations} batches that were to be measured in halves "
+                "had but one item, and were not"
+            )
         if outcome := self.settling.outcome(self.training.step, self.steps):
             observer.noted(outcome)
 

@@ -12,11 +12,20 @@ from typing import Any
 
 import torch
 
-from recon_cli.artifacts.scores import HISTOGRAM_BINS, Z_LEVELS, FeatureStage, Histogram, LayerStage, histogram_edge
-from recon_cli.artifacts.series import Between, FeatureSeries, Series
+from recon_cli.artifacts.scores import (
+    HISTOGRAM_BINS,
+    Z_LEVELS,
+    FeatureStage,
+    Halves,
+    Histogram,
+    LayerStage,
+    histogram_edge,
+)
+from recon_cli.artifacts.series import Between, FeatureSeries, HalfSeries, Series
 from recon_cli.errors import ReconError, quoted
 from recon_cli.gradients.disentanglement import SaliencyEntropy
 from recon_cli.profiling.cosines import cosines, gradient_norms, magnitude_similarities, pair_indices
+from recon_cli.profiling.halves import ON_HALVES, count_on_halves, nothing_on_halves
 from recon_cli.profiling.windows import Counts, Windows, added
 
 _DECIMALS = 6
@@ -44,6 +53,7 @@ class ConflictTally:
     :param severities: the severities S at which conflicts are counted.
     :param features: number of shared representations F; they are the last of the layers.
     :param sizes: the numbers of parameters d of the first layers, those for which cos sqrt(d) is counted.
+    :param halves: whether it is counted on halves of batches as well, of all layers but representations.
     """
 
     def __init__(
@@ -54,6 +64,8 @@ class ConflictTally:
         severities: Sequence[float],
         features: int = 0,
         sizes: Sequence[int] = (),
+        *,
+        halves: bool = False,
     ) -> None:
         # Nothing is below NaN, so that nothing is counted where the size is not known.
         bounds = [[level / sqrt(size) for level in Z_LEVELS] for size in sizes]
@@ -66,6 +78,7 @@ class ConflictTally:
         )
         self._first, self._second = pair_indices(tasks)
         self._highest_fd = log(tasks)
+        self._halved = layers - features if halves else None
         self._counted = _Counted(
             tuple(self._nothing(layers, tasks, features) for _ in range(stages)),
             self._nothing_between(layers),
@@ -93,7 +106,13 @@ class ConflictTally:
             "fd_iterations": _counts(features),
             "positions": _counts(features),
             "silent_positions": _counts(features),
+            **({"halved": _counts(), **self._nothing_on_halves()} if self._halved is not None else {}),
         }
+
+    def _nothing_on_halves(self) -> Counts:
+        if self._halved is None:
+            return {}
+        return nothing_on_halves(self._halved, len(self._severities))
 
     def _nothing_between(self, layers: int) -> Counts:
         pairs = len(self._first)
@@ -110,6 +129,7 @@ class ConflictTally:
         reached: torch.Tensor,
         present: torch.Tensor,
         entropies: SaliencyEntropy | None = None,
+        on_halves: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         """Count one iteration.
 
@@ -121,6 +141,9 @@ class ConflictTally:
         :param reached: bool, [L, T]: whether the task's loss reaches the layer.
         :param present: bool, [T]: whether the task has a loss.
         :param entropies: of the F representations, [F] each, on the CPU; None if there are none.
+        :param on_halves: the Gram matrices of the tasks on the first half of the batch, and then on the second one, of
+            all layers but representations, float64, [L - F, 2T, 2T], and where the losses reach, [L - F, 2T]; None if
+            they were not measured.
         """
         norms, cosine = gradient_norms(grams), cosines(grams)
         measured = reached[:, self._first] & reached[:, self._second]
@@ -138,12 +161,16 @@ class ConflictTally:
         }
         if entropies is not None:
             found |= self._count_entropies(entropies, reached)
+        if on_halves is not None:
+            found |= {"halved": torch.tensor(1), **count_on_halves(*on_halves, self._severities)}
         self._take(stage, found, {"pairs": counted, "conflicts": below, "cosines": known})
 
     def _take(self, stage: int, found: Counts, between: Counts) -> None:
         before = self._counted
         has_entropies = "fd" in found
         in_window = {name: found[name] for name in (*_IN_WINDOWS, *(_FEATURES_IN_WINDOWS if has_entropies else ()))}
+        # All windows count the same things.
+        in_window |= {name: found.get(name, nothing) for name, nothing in self._nothing_on_halves().items()}
         # By one assignment, so that an interrupt leaves the iteration counted wholly or not at all.
         self._counted = _Counted(
             (*before.stages[:stage], added(before.stages[stage], found), *before.stages[stage + 1 :]),
@@ -231,13 +258,20 @@ class ConflictTally:
         """In how many iterations each task had a loss."""
         return tuple(self._total("task_iterations").tolist())
 
+    def halved(self) -> int:
+        """In how many iterations halves of batches were measured."""
+        return int(self._total("halved"))
+
     def pair_iterations(self) -> tuple[int, ...]:
         """In how many iterations both tasks of a pair had a loss, pairs in the order (0, 1), (0, 2), ..."""
         return tuple(self._total("pair_iterations").tolist())
 
     def layer_stages(self, layer: int) -> tuple[LayerStage, ...]:
         """What was counted for one layer, stage by stage."""
-        return tuple(_layer_stage(stage, layer, has_size=layer < self._sized) for stage in self._counted.stages)
+        return tuple(
+            _layer_stage(stage, layer, has_size=layer < self._sized, halves=self._halves(stage, layer))
+            for stage in self._counted.stages
+        )
 
     def feature_stages(self, feature: int) -> tuple[FeatureStage, ...]:
         """What was counted for one shared representation, stage by stage."""
@@ -277,6 +311,18 @@ class ConflictTally:
             cosines=_means(counted["cosines"], counted["pairs"]),
         )
 
+    def _halves(self, stage: Counts, layer: int) -> Halves | None:
+        if self._halved is None:
+            return None
+        pairs, same, cross = (stage[name][layer] for name in ON_HALVES)
+        return Halves(pairs=int(pairs), same=tuple(same.tolist()), cross=tuple(cross.tolist()))
+
+    def _half_series(self, layer: int) -> HalfSeries | None:
+        if self._halved is None or layer >= self._halved:
+            return None
+        pairs, same, cross = (self._column(name, layer) for name in ON_HALVES)
+        return HalfSeries(pairs=tuple(pairs.tolist()), same=_rows(same), cross=_rows(cross))
+
     def _series(self, layer: int) -> dict[str, Any]:
         columns = {name: self._column(name, layer) for name in _IN_WINDOWS}
         pairs = columns["pairs"]
@@ -288,6 +334,7 @@ class ConflictTally:
             "gds": _means(columns["cosines"], pairs),
             "gms": _means(columns["similarities"], pairs),
             "opposition": _means(columns["oppositions"], pairs),
+            "halves": self._half_series(layer),
         }
 
     def _column(self, name: str, row: int) -> torch.Tensor:
@@ -335,7 +382,7 @@ def _feature_stage(stage: Counts, feature: int) -> FeatureStage:
     )
 
 
-def _layer_stage(stage: Counts, layer: int, *, has_size: bool) -> LayerStage:
+def _layer_stage(stage: Counts, layer: int, *, has_size: bool, halves: Halves | None = None) -> LayerStage:
     pairs = int(stage["pairs"][layer])
     gds = float(stage["cosines"][layer]) / pairs if pairs else None
     norm_iterations = stage["norm_iterations"][layer].tolist()
@@ -356,4 +403,5 @@ def _layer_stage(stage: Counts, layer: int, *, has_size: bool) -> LayerStage:
             for total, times in zip(stage["norms"][layer].tolist(), norm_iterations, strict=True)
         ),
         norm_iterations=tuple(norm_iterations),
+        halves=halves,
     )

@@ -23,6 +23,9 @@ class Course:
     :ivar whole: the same over all of them.
     :ivar cosines: their sums.
     :ivar oppositions: their sums.
+    :ivar half_pairs: what was counted on halves of batches, as `Evidence` has it; empty where nothing was.
+    :ivar same: the same.
+    :ivar cross: the same.
     """
 
     whole: Evidence
@@ -30,6 +33,9 @@ class Course:
     pairs: Sequence[int]
     cosines: Sequence[float]
     oppositions: Sequence[float]
+    half_pairs: Sequence[int] = ()
+    same: Sequence[int] = ()
+    cross: Sequence[int] = ()
 
     def resampled(self, times: Sequence[int]) -> Evidence:
         """What would have been measured if each window had been there so many times.
@@ -43,6 +49,9 @@ class Course:
             below=_weighted(times, self.below),
             gds=_weighted(times, self.cosines) / pairs if pairs else 0.0,
             opposition=_weighted(times, self.oppositions) / pairs if pairs else 0.0,
+            half_pairs=_weighted(times, self.half_pairs),
+            same=_weighted(times, self.same),
+            cross=_weighted(times, self.cross),
         )
 
 
@@ -82,6 +91,10 @@ class Measurements:
         # Of several stages, the variance around the mean of all is that within them and that between them.
         squares = _sum(part.pairs * ((part.deviation or 0.0) ** 2 + (part.gds or 0.0) ** 2) for part in stages)
         oppositions = _sum(part.pairs * (part.opposition or 0.0) for part in stages)
+        on_halves = (0, 0, 0)
+        if "halves" in self._kind.needs:
+            on_halves = scores.halves_of(layer, self.severity, stage)
+        half_pairs, same, cross = on_halves
         return Evidence(
             size=layer.size,
             severity=self.severity,
@@ -92,6 +105,9 @@ class Measurements:
             opposition=oppositions / pairs if pairs else 0.0,
             extra_parameters=layer.size * (len(layer.tasks) - 1),
             extra_operations=self._extra_operations(layer),
+            half_pairs=half_pairs,
+            same=same,
+            cross=cross,
         )
 
     def between(self, layer: ScoredLayer) -> tuple[float, ...] | None:
@@ -120,13 +136,24 @@ class Measurements:
         def sums(means: Sequence[float | None]) -> list[float]:
             return [(means[place] or 0.0) * series.pairs[place] for place in windows]
 
+        halves = self._halves_over_time(series)
         return Course(
             self.of(layer),
             below=[rows[place] for place in windows],
             pairs=[series.pairs[place] for place in windows],
             cosines=sums(series.gds),
             oppositions=sums(series.opposition),
+            **{name: [row[place] for place in windows] for name, row in halves.items()},
         )
+
+    def _halves_over_time(self, series: Series) -> dict[str, Sequence[int]]:
+        """What was counted on halves of batches, by its names in a course."""
+        if series.halves is None or "halves" not in self._kind.needs:
+            return {}
+        at = self._scores.severities.index(self.severity)
+        return {
+            "half_pairs": series.halves.pairs, "same": series.halves.same[at], "cross": series.halves.cross[at]
+        }  # fmt: skip
 
     @property
     def _windows(self) -> Sequence[int]:
@@ -171,6 +198,8 @@ class Measurements:
                     f"the score {quoted(self._kind.name)} needs the network's data flow, which the scores do not hold",
                     "profile it again; `recon profile` warns where a network cannot be followed",
                 )
+        elif name == "halves":
+            self._scores.check_halves(self.severity)
         elif any(getattr(part, name) is None and part.pairs for layer in self._scores.layers for part in layer.stages):
             raise ReconError(
                 f"the score {quoted(self._kind.name)} needs {quoted(name)}, which scores of old versions do not hold",

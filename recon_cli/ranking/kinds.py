@@ -9,6 +9,7 @@ from math import erfc, sqrt
 from recon_cli.ranking.null import random_rate
 
 CONFLICTS = "conflicts"
+COUPLED = "coupled"
 Z = "z"
 
 
@@ -23,6 +24,10 @@ class Evidence:
     :ivar gds: the mean cosine of the pairs; 0 without any.
     :ivar deviation: the standard deviation of the cosines.
     :ivar opposition: the magnitude-weighted conflict, a mean over the pairs.
+    :ivar half_pairs: pairs of task gradients on halves of batches that have the samples in common, and as many that
+        have none.
+    :ivar same: those with the samples in common and a cosine strictly below the severity.
+    :ivar cross: those without.
     :ivar extra_parameters: what a copy for each further task adds.
     :ivar extra_operations: the same in operations of a forward pass, if the layer is the only one that is split; None
         if that is not known.
@@ -37,6 +42,9 @@ class Evidence:
     opposition: float
     extra_parameters: int
     extra_operations: int | None
+    half_pairs: float = 0
+    same: float = 0
+    cross: float = 0
 
     @property
     def rate(self) -> float:
@@ -72,6 +80,10 @@ def _fitted(evidence: Evidence) -> float:
 
 def _excess(evidence: Evidence) -> float:
     return evidence.rate - random_rate(evidence.severity, evidence.size) if evidence.pairs else 0.0
+
+
+def _coupled(evidence: Evidence) -> float:
+    return (evidence.same - evidence.cross) / evidence.half_pairs if evidence.half_pairs else 0.0
 
 
 def _removable(evidence: Evidence) -> float:
@@ -120,6 +132,15 @@ KINDS: Mapping[str, ScoreKind] = {
             "to see which layers conflict more than their size alone makes them",
             _excess,
             between_tasks=True,
+        ),
+        ScoreKind(
+            COUPLED,
+            "the share below S of two tasks' gradients on the same half of a batch, less that of their gradients on "
+            "different halves, which have no samples in common",
+            "to see how many conflicts come from seeing the same samples. One that the tasks have on any data is in "
+            "both shares, so a layer may conflict always and score 0: look at it beside `excess`, not in its place",
+            _coupled,
+            ("halves",),
         ),
         ScoreKind(
             Z,

@@ -9,7 +9,7 @@ from recon_cli.artifacts.scores import ScoredLayer, Scores
 from recon_cli.errors import ReconError, did_you_mean, listed, number, quoted
 from recon_cli.ranking.evidence import Measurements
 from recon_cli.ranking.intervals import wilson_interval
-from recon_cli.ranking.kinds import CONFLICTS, KINDS, ScoreKind, Z
+from recon_cli.ranking.kinds import CONFLICTS, COUPLED, KINDS, ScoreKind, Z
 from recon_cli.ranking.trials import independent_trials
 
 DEFAULT_SEVERITY = -0.1
@@ -99,8 +99,8 @@ def measurements_of(
     if not scores.layers:
         raise ReconError("the scores hold no shared layer, so there is nothing to rank")
     if cosines is not None:
-        if kind == Z:
-            raise ReconError("the score `z` is counted by the profile itself", "leave the cosines out")
+        if kind in (Z, COUPLED):
+            raise ReconError(f"the score {quoted(kind)} is counted by the profile itself", "leave the cosines out")
         cosines.check_of(scores)
     return Measurements(scores, KINDS[kind], chosen, stage, cosines)
 

@@ -19,10 +19,15 @@ class Recorder(Protocol):
     def includes(self, step: int) -> bool:
         """Whether a step, counted from 0, is measured."""
 
-    def record(self, found: LayerGrams, step: int, present: Sequence[int]) -> None:
+    @property
+    def wants_halves(self) -> bool:
+        """Whether the halves of the batch of the next measured step are to be measured as well."""
+
+    def record(self, found: LayerGrams, step: int, present: Sequence[int], on_halves: LayerGrams | None = None) -> None:
         """Take what was measured on a step.
 
         :param present: the indices of the tasks that have a loss on any rank.
+        :param on_halves: what was measured on the halves of its batch, as `HalfBatches` gives it, if that was done.
         """
 
     def state(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from recon_cli.experiment.losses import check_finite, labels_of, task_losses
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
 from recon_cli.random_states import random_states, set_random_states
+from recon_cli.updating.half_batches import HalfBatches
 from recon_cli.updating.mean_losses import MeanLosses
 from recon_cli.updating.recorder import Recorder
 from recon_cli.updating.stepper import NOTHING_MEASURED, Stepper
@@ -69,6 +70,10 @@ class Training:
             seed=seed,
             sharded=experiment.is_sharded,
         )
+        self._half_batches: HalfBatches | None = None
+        # The first measured step is one of them, if there are any.
+        if recorder is not None and recorder.wants_halves:
+            self._half_batches = HalfBatches(experiment, recorder.measured, ranks)
         if "new losses" in self._stepper.needs and experiment.optimization.accumulate > 1:
             raise ReconError(
                 f"the rule {quoted(method.name)} looks at the losses of a step's batch after the step, and a step that "
@@ -224,7 +229,11 @@ class Training:
             return False
         self.labelled |= set(step.present)
         if found is not None and self._recorder is not None:
-            self._recorder.record(found.unscaled(step.scale), self.step, step.present)
+            on_halves = None
+            if self._half_batches is not None and self._recorder.wants_halves:
+                # After the step's own backward passes, so that two graphs never lie side by side.
+                on_halves = self._half_batches.measure(batch, optimization.scale)
+            self._recorder.record(found.unscaled(step.scale), self.step, step.present, on_halves)
         return True
 
     def _is_wanted(self, batch: Batch) -> bool:

@@ -91,7 +91,7 @@ def expected(kind, pair, size):
 
 
 @pytest.mark.parametrize("stage", [None, 2])
-@pytest.mark.parametrize("kind", [name for name in KINDS if name != "per-operation"])
+@pytest.mark.parametrize("kind", [name for name in KINDS if name not in ("per-operation", "coupled")])
 def test_a_score_is_what_it_is_defined_as(measured, gradients, kind, stage):
     ranking = rank(measured, stage=stage, kind=kind)
     part = slice(None) if stage is None else slice(ITERATIONS // 2, None)
