@@ -56,11 +56,11 @@ def _values(differences: Sequence[TensorDifference]) -> Table:
     table = make_table("tensor", "type", *columns)
     for each in differences:
         found = each.distance
-        cells: list[object] = [""] * len(columns)
+        cells: list[object] = [each.key, _form(each.a)]
         if found is not None:
-            cells = [_number(found.norm_a), _number(found.norm_b), *_apart(found), _number(found.largest)]
+            cells += [_number(found.norm_a), _number(found.norm_b), *_apart(found), _number(found.largest)]
             cells += [f"{found.elements:,}", found.non_finite or ""]
-        add_row(table, [each.key, _form(each.a), *cells])
+        add_row(table, cells)
     return table
 
 
