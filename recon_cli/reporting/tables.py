@@ -59,10 +59,13 @@ def make_table(*columns: str, dense: bool = False) -> Table:
 
 
 def add_row(table: Table, cells: Sequence[object]) -> None:
-    """Add a row, with every name in it made harmless to the terminal; what is styled already stays as it is."""
+    """Add a row, with every name in it made harmless to the terminal; what is styled already stays as it is.
+
+    :param cells: one for every column, or for the first ones.
+    """
     shown = [cell if isinstance(cell, Text) else printable(str(cell)) for cell in cells]
     table.add_row(*shown)
-    for column, cell in zip(table.columns, shown, strict=True):
+    for column, cell in zip(table.columns, shown, strict=False):
         _make_room(column, str(cell))
 
 
