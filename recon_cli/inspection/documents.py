@@ -19,6 +19,7 @@ from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import Improvement, ResultComparison
 from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
 from recon_cli.artifacts.tasks import TaskRelations
@@ -144,6 +145,21 @@ def _task_relations(found: TaskRelations) -> Facts:
         "severity": number(found.severity),
         "measured steps": str(found.iterations),
         "groups": "; ".join(_names(group.tasks) for group in groups) or "none",
+    }
+
+
+def _search(found: SearchResult) -> Facts:
+    split = [module for module in found.modules if len(module.groups) > 1]
+    return {
+        "tasks": _names(found.tasks),
+        "method": found.method,
+        "modules": _names([module.name for module in found.modules]),
+        "modules that tasks do not share": _names([module.name for module in split]) or "none",
+        "groups of the last module": "; ".join(_names(group) for group in found.modules[-1].groups),
+        "training steps": f"{found.steps}, in {counted(len(found.stages), 'stage')}",
+        "seed": str(found.seed),
+        "device": found.device,
+        "made by": f"Recon {found.versions.recon}, torch {found.versions.torch}",
     }
 
 
@@ -309,6 +325,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     ResultComparison: _result_comparison,
     RunReport: _run,
     Ledger: _ledger,
+    SearchResult: _search,
 }
 """Every kind of document, and what says in words what it holds."""
 
