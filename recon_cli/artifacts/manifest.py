@@ -134,7 +134,9 @@ class BranchingCost(Record):
         return self.by_layer[layer] / self.shared - 1 if self.shared else 0.0
 
 
-Policy = Literal["top-k", "min-score", "budget", "layers", "random-layers", "random-parameters", "first-k", "last-k"]
+Policy = Literal[
+    "top-k", "min-score", "budget", "layers", "search", "random-layers", "random-parameters", "first-k", "last-k"
+]
 
 
 class Selection(Record):
@@ -147,6 +149,9 @@ class Selection(Record):
     )
     seed: int | None = Field(default=None, description="of a random policy; null for the others")
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
+    search_digest: str | None = Field(
+        default=None, description="SHA-256 of what `recon search` found; null for the other policies"
+    )
     max_cost: float | None = Field(
         default=None,
         ge=1,

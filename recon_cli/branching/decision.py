@@ -114,6 +114,7 @@ def _selection(request: SplitRequest, left_out: Sequence[str]) -> Selection:
         granularity=wish.granularity,
         seed=wish.drawn_with,
         ranking_digest=None if request.ranking is None else digest_bytes(request.ranking.to_bytes()),
+        search_digest=None if wish.search is None else digest_bytes(wish.search.to_bytes()),
         max_cost=None if request.limit is None else request.limit.ratio,
         left_out=tuple(left_out),
     )

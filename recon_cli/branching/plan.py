@@ -72,6 +72,18 @@ def split_per_task(
     return SplitLayer(name=name, aliases=tuple(aliases), branches=tuple(branches))
 
 
+def split_by_groups(
+    name: str, aliases: Sequence[str], tasks: Sequence[str], groups: Sequence[Sequence[str]]
+) -> SplitLayer:
+    """A layer with one branch for each group of tasks, called like the first of them.
+
+    :param groups: a partition of the tasks.
+    """
+    ids = dict(zip(tasks, branch_ids(tasks), strict=True))
+    branches = tuple(Branch(id=ids[group[0]], tasks=tuple(group)) for group in groups)
+    return SplitLayer(name=name, aliases=tuple(aliases), branches=branches)
+
+
 def plan_branching(
     keys: Iterable[str],
     layers: Sequence[SplitLayer],

@@ -48,9 +48,9 @@ def partition(paths: Mapping[str, Path], place: int) -> tuple[tuple[str, ...], .
 class Candidates(nn.Module):
     """The candidate paths of all tasks; equal beginnings of paths run once.
 
-    Task t's encoder output is sum_p softmax(alpha_t)_p z_(t,p), z_(t,p) what comes out of its path p; its head makes the
-    task's output of that. alpha begins at zero. It is no parameter that an optimizer of all trainable parameters takes,
-    as it requires a gradient only inside of `learning_alpha`.
+    Task t's encoder output is sum_p softmax(alpha_t)_p z_(t,p), where z_(t,p) is what comes out of its path p; its head
+    makes the task's output of that. alpha begins at zero, and requires a gradient only inside of `learning_alpha`, so
+    that an optimizer of all trainable parameters does not take it.
 
     :param paths: of each task, one or more of one length; the copies that they name and `copies` lacks are made, equal
         to the shared modules.
@@ -71,7 +71,9 @@ class Candidates(nn.Module):
         # By a number, as owners may be called anything.
         self.copies = nn.ModuleList()
         self._numbers: dict[tuple[int, str], int] = {}
-        for place, owner in sorted({step for of_task in paths.values() for path in of_task for step in enumerate(path)}):
+        for place, owner in sorted(
+            {step for of_task in paths.values() for path in of_task for step in enumerate(path)}
+        ):
             self._numbers[place, owner] = len(self.copies)
             given = (copies or {}).get((place, owner))
             shared = chain.modules[place].part
@@ -93,7 +95,7 @@ class Candidates(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Call it as the network; gives the output of each task."""
         inputs = bound(self._signature, args, kwargs)
-        features = {(): self.before(None, *inputs)}
+        features: dict[Path, Any] = {(): self.before(None, *inputs)}
         outputs = {}
         for number, (task, paths) in enumerate(self.paths.items()):
             ends = [self._run(path, features, inputs) for path in paths]
@@ -143,7 +145,7 @@ class Candidates(nn.Module):
         if len(ends) == 1:
             return ends[0]
         weights = self.alphas[number].softmax(0)
-        mixed = weights[0] * ends[0]
+        mixed: torch.Tensor = weights[0] * ends[0]
         for weight, end in zip(weights[1:], ends[1:], strict=True):
             mixed = mixed + weight * end
         return mixed

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 from torch import fx, nn
 
@@ -63,8 +62,8 @@ class Chain:
 def find_chain(model: nn.Module, tasks: Sequence[str], batch: Batch, names: Sequence[str] | None = None) -> Chain:
     """Find the chain of a network's trunk by its data flow, or between modules that are given.
 
-    Found modules are as small as the data flow allows, but that a normalisation goes with what is before it. What has no
-    parameters, such as pooling, goes with the module before it as well, and the trunk ends where the tasks part.
+    Found modules are as small as the data flow allows, but that a normalisation goes with what is before it. So does
+    what has no parameters, such as pooling. The trunk ends where the tasks part.
 
     :param batch: the network runs on it once, and leaves no trace.
     :param names: modules of the network; each begins a module of the chain, which reaches up to the next. What lies
@@ -72,14 +71,17 @@ def find_chain(model: nn.Module, tasks: Sequence[str], batch: Batch, names: Sequ
     :raises ReconError: if the network's trunk is no such chain, naming what is in the way.
     """
     graph = NetworkGraph.of(model, batch, names or ())
-    if not graph.cuts:
+    outputs = {task: output_of(graph.returned, tasks, task) for task in tasks}
+    of_all = set(graph.steps).intersection(*(graph.needed(graph.steps, output) for output in outputs.values()))
+    ends = [place + 1 for place in graph.cuts if graph.steps[place] in of_all]
+    if not ends:
         raise ReconError("the network's trunk is no chain of modules: nowhere does all data flow through one tensor")
-    ends = [place + 1 for place in graph.cuts]
     blocks = [graph.steps[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
     states = [[name for node in block for name in graph.states_at(node)] for block in blocks]
-    starts = _found_starts(model, states) if names is None else _given_starts(graph, states, names)
     heads = graph.steps[ends[-1] :]
-    _check_heads(graph, tasks, heads, blocks[-1][-1].name)
+    heads_of = {task: graph.needed(heads, output) for task, output in outputs.items()}
+    _check_heads(graph, heads_of.values(), _last_state(states))
+    starts = _found_starts(model, states) if names is None else _given_starts(graph, states, names)
     every = discover_layers(model)
     layers = _layers_of(every, graph, heads, states, starts)
     modules = []
@@ -89,15 +91,11 @@ def find_chain(model: nn.Module, tasks: Sequence[str], batch: Batch, names: Sequ
         name = _name_of(every, states[start][0], own) if names is None else names[place]
         modules.append(ChainModule(name, graph.part(steps, _last(blocks, start), steps[-1]), own))
     before = [node for block in blocks[: starts[0]] for node in block]
-    outputs = {task: output_of(graph.returned, tasks, task) for task in tasks}
     return Chain(
         graph.signature,
         graph.part(before, None, _last(blocks, starts[0])),
         tuple(modules),
-        {
-            task: graph.part(graph.needed(heads, output), blocks[-1][-1], output)
-            for task, output in outputs.items()
-        },
+        {task: graph.part(heads_of[task], blocks[-1][-1], output) for task, output in outputs.items()},
     )
 
 
@@ -148,6 +146,7 @@ def _given_starts(graph: NetworkGraph, states: Sequence[Sequence[str]], names: S
 
 
 def _last_state(states: Sequence[Sequence[str]]) -> str:
+    """The last module of the chain, as messages name it."""
     return next((own[-1] for own in reversed(states) if own), "its inputs")
 
 
@@ -155,18 +154,21 @@ def _is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def _check_heads(graph: NetworkGraph, tasks: Sequence[str], heads: Sequence[fx.Node], end: str) -> None:
-    """Refuse layers behind the chain that several tasks share: it is not the whole trunk then."""
+def _check_heads(graph: NetworkGraph, heads: Iterable[Sequence[fx.Node]], end: str) -> None:
+    """Refuse layers behind the chain that several tasks share: it is not the whole trunk then.
+
+    :param heads: for each task, what it needs behind the chain.
+    """
     users: dict[str, int] = {}
-    for task in tasks:
-        for node in graph.needed(heads, output_of(graph.returned, tasks, task)):
+    for steps in heads:
+        for node in steps:
             for name in graph.states_at(node):
                 users[name] = users.get(name, 0) + 1
     shared = [name for name, number in users.items() if number > 1]
     if shared:
         raise ReconError(
-            f"the network's trunk is no chain of modules: tasks share {listed(shared)}, but not all of their data flows "
-            f"through one tensor behind {quoted(end)}",
+            f"the network's trunk is no chain of modules: tasks share {listed(shared)}, but not all of their data "
+            f"flows through one tensor behind {quoted(end)}",
             "a search needs a trunk whose modules each take what the one before them gives, and nothing else",
         )
 
@@ -217,9 +219,8 @@ def _used_twice(name: str) -> ReconError:
 def _name_of(every: Sequence[Layer], first: str, layers: Sequence[Layer]) -> str:
     """The module that holds exactly these layers; the first of them, if there is none."""
     names = {layer.name for layer in layers}
-    parts = [name.split(".") for name in names]
-    for length in range(len(commonprefix(parts)), 0, -1):
-        holder = ".".join(parts[0][:length])
+    holder = f"{layers[0].name}." if layers else ""
+    while holder := holder.rpartition(".")[0]:
         if names == {layer.name for layer in every if _is_in(layer.name, holder)}:
             return holder
     return first

@@ -13,33 +13,48 @@ from recon_cli.search.method import Found, Learn, task_owner
 
 
 def conal_pro(chain: Chain, tasks: Sequence[str], learn: Learn) -> Found:
-    """Learn, module by module, whether each task that is not placed yet stays with it or takes one of its own.
+    """Learn, from the last module backwards, whether each task that has no place yet stays with it (Yue et al., 2023).
 
-    The tasks that stay are placed: they form a group, with copies of the modules behind. The others get modules of
-    their own to share, and have the same choice at the module before. Tasks that leave before the first module have
-    networks of their own. Placed tasks go on training along their paths, as the modules before are theirs as well.
+    In each stage a task that waits stays with the shared module, or takes one of its own. Those that stay are placed.
+    The others become a group with a module of their own to share, and have the same choice at the module before; behind
+    it they share what they shared. Where none stays, all conflict in the module, and to share another one would be the
+    same again: each keeps its own copies from there on. Placed tasks go on training along their paths, as the modules
+    before are theirs as well.
     """
     length = len(chain.modules)
     placed: dict[str, Path] = {}
-    stages = []
-    waiting, owner = list(tasks), SHARED
+    behind: dict[str, Path] = dict.fromkeys(tasks, ())
     copies: dict[tuple[int, str], nn.Module] = {}
+    stages = []
     for place in reversed(range(length)):
-        behind = (owner,) * (length - place - 1)
-        staying = (SHARED,) * (place + 1) + behind
-        choices: dict[str, Sequence[Path]] = {
-            task: [staying, (SHARED,) * place + (task_owner(task),) + behind] for task in waiting
-        }
-        choices |= {task: [path] for task, path in placed.items()}
-        candidates = Candidates(chain, {task: choices[task] for task in tasks}, copies)
+        staying = {task: (SHARED,) * (place + 1) + path for task, path in behind.items()}
+        leaving = {task: (SHARED,) * place + (task_owner(task),) + path for task, path in behind.items()}
+        candidates = Candidates(
+            chain, {t: [placed[t]] if t in placed else [staying[t], leaving[t]] for t in tasks}, copies
+        )
         stages.append(learn(candidates, [place]))
         chosen = candidates.chosen()
-        placed |= {task: staying for task in waiting if chosen[task] == staying}
-        waiting = [task for task in waiting if chosen[task] != staying]
-        if not waiting:
+        stayed = [task for task in behind if chosen[task] == staying[task]]
+        placed |= {task: staying[task] for task in stayed}
+        before = {task: path for task, path in behind.items() if task not in stayed}
+        if not before:
             break
-        copies, before, owner = candidates.all_copies(), owner, f"group {place}"
-        # What they shared behind goes on as it was learned, with the others and with those that stay.
-        copies |= {(later, owner): copy.deepcopy(copies[later, before]) for later in range(place + 1, length)}
-    placed |= {task: own_path(task_owner(task), 1, length) for task in waiting}
-    return Found({task: placed[task] for task in tasks}, tuple(stages))
+        copies = candidates.all_copies()
+        behind = {}
+        for task, path in before.items():
+            behind[task] = _grouped(f"group {place}", path) if stayed else own_path(task_owner(task), 1, length - place)
+            for later, (was, now) in enumerate(zip(path, behind[task][1:], strict=True), start=place + 1):
+                if (later, now) not in copies:
+                    copies[later, now] = copy.deepcopy(copies[later, was])
+    return Found({task: placed.get(task) or behind[task] for task in tasks}, tuple(stages))
+
+
+def _grouped(group: str, path: Path) -> Path:
+    """The path of a group's task from the module that it shares with the group.
+
+    :param path: behind that module; what is a task's own there stays so.
+    """
+    return (group, *(owner if owner.startswith(_OWN) else group for owner in path))
+
+
+_OWN = task_owner("")

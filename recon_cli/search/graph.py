@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,7 @@ class NetworkGraph:
         :param whole: the names of modules that are taken as they are, whatever their code does.
         :raises ReconError: if the code cannot be followed.
         """
-        try:
-            graph = _Tracer(frozenset(whole)).trace(model)
-        # It runs the code on stand-ins for values, which may fail in any way.
-        except Exception as error:
-            raise ReconError(
-                f"the network's code cannot be followed: {describe(error)}",
-                "name the modules at which tasks may part under `search.chain`; what their own code does is no matter",
-            ) from error
+        graph = _trace(model, whole)
         nodes = tuple(graph.nodes)
         inputs = tuple(node for node in nodes if node.op == "placeholder")
         steps = tuple(node for node in nodes if node.op not in ("placeholder", "get_attr", "output"))
@@ -64,6 +57,7 @@ class NetworkGraph:
         with user_code("the model"), torch.no_grad(), leaving_no_trace(model):
             batch.call(lambda *args, **kwargs: watched.run(*bound(signature, args, kwargs)))
         watched.check_inputs()
+        _follow_writes(nodes, watched)
         free = _free(inputs, steps, watched)
         return cls(model, inputs, signature, steps, nodes[-1].args[0], free, _cuts(steps, free, watched))
 
@@ -126,15 +120,45 @@ def tree_nodes(value: Any) -> list[fx.Node]:
     return found
 
 
-class _Tracer(fx.Tracer):
-    """Follows code down to PyTorch's own modules, and those that are taken as they are."""
+def _trace(model: nn.Module, whole: Collection[str]) -> fx.Graph:
+    """Follow the code; modules whose own code cannot be followed are taken as they are."""
+    taken = set(whole)
+    while True:
+        tracer = _Tracer(taken)
+        try:
+            return tracer.trace(model)
+        # It runs the code on stand-ins for values, which may fail in any way.
+        except Exception as error:
+            if tracer.failed is None:
+                raise ReconError(
+                    f"the network's code cannot be followed: {describe(error)}",
+                    "let the code of the network itself, outside of its modules, not depend on values of tensors",
+                ) from error
+            taken.add(tracer.failed)
 
-    def __init__(self, whole: frozenset[str]) -> None:
+
+class _Tracer(fx.Tracer):
+    """Follows code down to PyTorch's own modules, and those that are taken as they are.
+
+    :ivar failed: the innermost module whose code could not be followed, if one was.
+    """
+
+    def __init__(self, whole: Collection[str]) -> None:
         super().__init__()
         self._whole = whole
+        self.failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self._whole or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(m)
+            raise
 
 
 class _Watched(fx.Interpreter):
@@ -160,6 +184,14 @@ class _Watched(fx.Interpreter):
         value = self._values[node.name]
         return isinstance(value, torch.Tensor) and value._version == self._versions[node.name]
 
+    def written_by(self, node: fx.Node) -> fx.Node | None:
+        """Whose value an operation has written to and returned."""
+        value = self._values[node.name]
+        for source in node.all_input_nodes:
+            if self._values[source.name] is value and self._versions.get(source.name) != self._versions.get(node.name):
+                return source
+        return None
+
     def check_inputs(self) -> None:
         for node in self.module.graph.nodes:  # type: ignore[union-attr]  # a GraphModule's
             if node.op == "placeholder" and self.has_tensors(node) and not self.is_settled(node):
@@ -167,6 +199,15 @@ class _Watched(fx.Interpreter):
                     "the model changes its input in place, but all candidates have to see the same input",
                     "let it work on a copy: `x = x.clone()`",
                 )
+
+
+def _follow_writes(nodes: Sequence[fx.Node], watched: _Watched) -> None:
+    """Let what comes after an operation in place read its result, where the code goes on with what it wrote to."""
+    for place, node in enumerate(nodes[:-1]):
+        source = watched.written_by(node)
+        if source is not None:
+            for user in nodes[place + 1 :]:
+                user.replace_input_with(source, node)
 
 
 def _free(inputs: Sequence[fx.Node], steps: Sequence[fx.Node], watched: _Watched) -> frozenset[fx.Node]:

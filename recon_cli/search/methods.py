@@ -19,6 +19,7 @@ def find_method(name: str) -> SearchMethod:
     """
     if name not in METHODS:
         raise ReconError(
-            f"there is no method of searching {quoted(name)}", did_you_mean(name, METHODS) or f"there are {listed(METHODS)}"
+            f"there is no method of searching {quoted(name)}",
+            did_you_mean(name, METHODS) or f"there are {listed(METHODS)}",
         )
     return METHODS[name]

@@ -56,8 +56,8 @@ def search(request: SearchRequest, observer: Observer, output: Path | None, *, o
 
     :param output: the file of what is found, `-` for standard output, or None for none.
     :param overwrite: whether an existing file is replaced.
-    :raises ReconError: if the config does not work, there is no such method, the trunk is no chain of modules, or a loss
-        becomes NaN or infinite.
+    :raises ReconError: if the config does not work, there is no such method, the trunk is no chain of modules, or a
+        loss becomes NaN or infinite.
     """
     method = find_method(request.method)
     _check(request)
