@@ -17,6 +17,7 @@ from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import ResultComparison
 from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.artifacts.tasks import TaskRelations
 from recon_cli.artifacts.tradeoff import Tradeoff
 from recon_cli.artifacts.training import Results, Training
@@ -25,7 +26,7 @@ from recon_cli.artifacts.verification import Verification
 KINDS: tuple[type[Document], ...] = (
     Scores, Ranking, Comparison, Manifest, SplitPlan, Verification, Inspection, Extraction, Unsplitting,
     CheckpointDifference, Methods, ConflictComparison, Training, Results, ResultComparison, RunReport, Ledger,
-    TaskRelations, Tradeoff,
+    TaskRelations, Tradeoff, SearchResult,
 )  # fmt: skip
 
 

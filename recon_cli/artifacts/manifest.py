@@ -135,7 +135,16 @@ class BranchingCost(Record):
 
 
 Policy = Literal[
-    "top-k", "min-score", "budget", "max-params", "layers", "random-layers", "random-parameters", "first-k", "last-k"
+    "top-k",
+    "min-score",
+    "budget",
+    "max-params",
+    "layers",
+    "search",
+    "random-layers",
+    "random-parameters",
+    "first-k",
+    "last-k",
 ]
 
 
@@ -161,6 +170,9 @@ class Selection(Record):
     )
     seed: int | None = Field(default=None, description="of a random policy; null for the others")
     ranking_digest: str | None = Field(description="SHA-256 of the ranking document")
+    search_digest: str | None = Field(
+        default=None, description="SHA-256 of what `recon search` found; null for the other policies"
+    )
     max_cost: float | None = Field(
         default=None,
         ge=1,

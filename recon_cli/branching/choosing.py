@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from recon_cli.artifacts.manifest import SplitLayer
 from recon_cli.artifacts.ranking import RankedLayer, Ranking
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.branching.parameters import ParameterTable, count, count_bytes
-from recon_cli.branching.plan import split_per_task
+from recon_cli.branching.plan import split_by_groups, split_per_task
 from recon_cli.branching.requests import SelectionRequest
 from recon_cli.errors import ReconError, did_you_mean, quoted
 from recon_cli.layers.names import modules_of
@@ -19,7 +20,7 @@ from recon_cli.ranking.selection import Budget, Cost
 
 @dataclass(frozen=True)
 class Choice:
-    """The layers that a policy chose, each with a branch for every task that reaches it.
+    """The layers that a policy chose, each with its branches: one for every task that reaches it, or those of a search.
 
     :ivar groups: those that are split as a whole or not at all, such as the layers of a module, in their order.
     :ivar ranks: for each group, how far down the ranking it stands; without one, in which order it was named.
@@ -43,12 +44,14 @@ def choose(
 
     :raises ReconError: if the policy needs a ranking and there is none, or finds nothing.
     """
+    if wish.search is not None:
+        return _searched_layers(wish.search)
     if wish.layers is not None:
         return _named_layers(wish, wish.layers, ranking, parameters, tasks)
     if ranking is None:
         raise ReconError(
             "there is no ranking to choose the layers from",
-            "pass --ranking, or name the layers with --layers",
+            "pass --ranking, or name the layers with --layers, or pass --search",
         )
     candidates = candidates_of(ranking, wish.granularity)
     chosen = _apply_policy(wish, candidates, ranking, parameters, tasks)
@@ -124,6 +127,18 @@ def _named_layers(
         ),
         ranks=tuple(min(ranks.get(name, len(ranks) + place) for name in group) for place, group in enumerate(groups)),
     )
+
+
+def _searched_layers(found: SearchResult) -> Choice:
+    """The layers of the modules that a search gives several copies, a module as a whole or not at all."""
+    groups = tuple(
+        tuple(split_by_groups(layer.name, layer.aliases, found.tasks, module.groups) for layer in module.layers)
+        for module in found.modules
+        if len(module.groups) > 1 and module.layers
+    )
+    if not groups:
+        raise ReconError("the search found that all tasks share all modules, so there is nothing to split")
+    return Choice(groups, tuple(range(len(groups))))
 
 
 def _bare(name: str, parameters: ParameterTable) -> str:

@@ -125,6 +125,7 @@ def _selection(
         granularity=wish.granularity,
         seed=wish.drawn_with,
         ranking_digest=None if request.ranking is None else digest_bytes(request.ranking.to_bytes()),
+        search_digest=None if wish.search is None else digest_bytes(wish.search.to_bytes()),
         max_cost=None if request.limit is None else request.limit.ratio,
         left_out=tuple(layer.name for layer in choice.layers if layer not in layers),
         max_groups=wish.max_groups,

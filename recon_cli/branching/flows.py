@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from recon_cli.artifacts.dataflow import Dataflow
-from recon_cli.artifacts.ranking import Ranking
 from recon_cli.checkpoints.prefixes import Unprefixed
 from recon_cli.checkpoints.programs.exported import ExportedSource
 from recon_cli.errors import ReconError
@@ -46,13 +45,13 @@ class SourceProgram:
 
 
 class FlowSource:
-    """Where the data flow of a network comes from: its program, else the ranking of a profile.
+    """Where the data flow of a network comes from: its program, else what a profile or a search recorded.
 
     :ivar missing: why it is not known, once it was asked for.
     """
 
-    def __init__(self, ranking: Ranking | None, source: Unprefixed, program: SourceProgram) -> None:
-        self._ranking = ranking
+    def __init__(self, recorded: Dataflow | None, source: Unprefixed, program: SourceProgram) -> None:
+        self._recorded = recorded
         self._prefix = source.prefix
         self._program = program
         self.missing: str | None = None
@@ -67,8 +66,8 @@ class FlowSource:
             # That the program cannot be opened or split is said where that is needed.
             except ReconError as error:
                 self.missing = error.message
-        if self._ranking is not None and self._ranking.flow is not None:
-            return self._ranking.flow
+        if self._recorded is not None:
+            return self._recorded
         self.missing = self.missing or "a ranking of what `recon profile` measured tells it, passed with `--ranking`"
         return None
 

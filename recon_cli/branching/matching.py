@@ -28,25 +28,29 @@ def check_unbranched(source: CheckpointSource, checkpoint: Path) -> None:
 def tasks_of(request: SplitRequest) -> tuple[str, ...]:
     """The tasks that the network is split for, in the order of its outputs.
 
-    :raises ReconError: if they are not known, or are not those of the ranking.
+    :raises ReconError: if they are not known, or are not those of the ranking or the search.
     """
-    ranking = request.ranking
-    tasks = request.tasks or (ranking.tasks if ranking else None)
+    ranking, search = request.ranking, request.selection.search
+    tasks = request.tasks or (search.tasks if search else ranking.tasks if ranking else None)
     if tasks is None:
         raise ReconError(
             "the tasks are not known: the ranking does not name them" if ranking else "no tasks are named",
             "name them, separated by commas: `--tasks segmentation,depth`",
         )
     tasks = check_tasks(tasks)
-    if ranking is None or ranking.tasks is None:
-        return tasks
-    if set(ranking.tasks) != set(tasks):
-        raise ReconError(
-            f"--tasks names {listed(tasks)}, but the ranking is of {listed(ranking.tasks)}",
-            "leave --tasks out to take the ranking's",
-        )
-    # The order is that of the model's outputs, which the profile knows.
-    return ranking.tasks
+    for what, document in (("search", search), ("ranking", ranking)):
+        known = None if document is None else document.tasks
+        if known is None:
+            continue
+        if set(known) != set(tasks):
+            given = "--tasks names" if request.tasks else "the search is of"
+            raise ReconError(
+                f"{given} {listed(tasks)}, but the {what} is of {listed(known)}",
+                f"leave --tasks out to take the {what}'s" if request.tasks else "leave --ranking out",
+            )
+        # The order is that of the model's outputs, which a profile and a search know.
+        tasks = known
+    return tasks
 
 
 def check_ranking(ranking: Ranking, parameters: ParameterTable, checkpoint: Path) -> tuple[str, ...]:

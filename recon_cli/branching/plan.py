@@ -72,7 +72,7 @@ def split_by(
     tasks: Sequence[str],
     reaching: Sequence[str] | None = None,
 ) -> SplitLayer:
-    """A layer with one branch for each group of the tasks that reach it, called like the first of them.
+    """A layer with one branch for each group of the tasks that reach it.
 
     :param partition: the groups.
     :param reaching: the tasks whose losses reach the layer, if that is known. The others, for whom it makes no
@@ -83,8 +83,18 @@ def split_by(
     for place in places:
         groups.setdefault(partition[place], []).append(tasks[place])
     groups[partition[places[0]]] += [task for place, task in enumerate(tasks) if place not in places]
+    return split_by_groups(name, aliases, tasks, [*groups.values()])
+
+
+def split_by_groups(
+    name: str, aliases: Sequence[str], tasks: Sequence[str], groups: Sequence[Sequence[str]]
+) -> SplitLayer:
+    """A layer with one branch for each group of tasks, called like the first of them.
+
+    :param groups: a partition of the tasks.
+    """
     ids = dict(zip(tasks, branch_ids(tasks), strict=True))
-    branches = tuple(Branch(id=ids[group[0]], tasks=tuple(group)) for group in groups.values())
+    branches = tuple(Branch(id=ids[group[0]], tasks=tuple(group)) for group in groups)
     return SplitLayer(name=name, aliases=tuple(aliases), branches=branches)
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.manifest import Policy, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.artifacts.sharing import AskedSharing
 from recon_cli.errors import ReconError, number, quoted
 from recon_cli.layers.names import Granularity
@@ -32,6 +34,7 @@ class SelectionRequest:
     budget: str | None = None
     max_params: str | None = None
     layers: tuple[str, ...] | None = None
+    search: SearchResult | None = None
     random_layers: int | None = None
     random_parameters: int | None = None
     first_k: int | None = None
@@ -52,6 +55,10 @@ class SelectionRequest:
             raise ReconError(f"--seed is given, but --{given[0]} draws nothing at random", "leave --seed out")
         if self.max_groups is not None and self.max_groups < 2:
             raise ReconError(f"--max-groups {self.max_groups} would leave every layer shared", "allow 2 or more")
+        if self.search is not None and self.granularity != "layer":
+            raise ReconError("--granularity is given, but a search chooses modules itself", "leave --granularity out")
+        if self.search is not None and self.max_groups is not None:
+            raise ReconError("--max-groups is given, but a search groups the tasks itself", "leave --max-groups out")
 
     @property
     def policy(self) -> Policy:
@@ -64,6 +71,8 @@ class SelectionRequest:
         value = self._argument(self.policy)
         if isinstance(value, tuple):
             return ",".join(value)
+        if isinstance(value, SearchResult):
+            return value.method
         return value if isinstance(value, str) else number(value or 0)
 
     @property
@@ -71,8 +80,8 @@ class SelectionRequest:
         """The seed of a random policy; None for the others."""
         return (self.seed or 0) if self.policy in RANDOM_POLICIES else None
 
-    def _argument(self, policy: Policy) -> int | float | str | tuple[str, ...] | None:
-        value: int | float | str | tuple[str, ...] | None = getattr(self, policy.replace("-", "_"))
+    def _argument(self, policy: Policy) -> int | float | str | tuple[str, ...] | SearchResult | None:
+        value: int | float | str | tuple[str, ...] | SearchResult | None = getattr(self, policy.replace("-", "_"))
         return value
 
 
@@ -124,16 +133,28 @@ class SplitRequest:
     allow_code: bool = False
     limit: CostLimit | None = None
     batchnorm: AskedSharing | None = None
+    search_file: Path | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of layers that are in the checkpoint, if it is of the right network."""
-        return self.ranking.names if self.ranking is not None else self.selection.layers or ()
+        if self.ranking is not None:
+            return self.ranking.names
+        if self.selection.search is not None:
+            return tuple(layer.name for module in self.selection.search.modules for layer in module.layers)
+        return self.selection.layers or ()
+
+    @property
+    def flow(self) -> Dataflow | None:
+        """The network's data flow, if a document holds it."""
+        documents = (self.ranking, self.selection.search)
+        return next((each.flow for each in documents if each is not None and each.flow is not None), None)
 
     @property
     def inputs(self) -> tuple[Path, ...]:
         """The files that are read, which no output replaces."""
-        return (self.checkpoint,) if self.ranking_file is None else (self.checkpoint, self.ranking_file)
+        files = (self.checkpoint, self.ranking_file, self.search_file)
+        return tuple(path for path in files if path is not None)
 
 
 @dataclass(frozen=True)
@@ -160,6 +181,7 @@ def read_request(
     key: str | None = None,
     plan: Path | None = None,
     ranking: Path | None = None,
+    search: Path | None = None,
     tasks: tuple[str, ...] | None = None,
     allow_code: bool = False,
     max_cost: str | None = None,
@@ -182,10 +204,12 @@ def read_request(
     if plan is None:
         limit = None if max_cost is None else CostLimit.parse(max_cost, drop=drop)
         document = None if ranking is None else Ranking.read(ranking)
-        wish = SelectionRequest(**given)
-        return SplitRequest(checkpoint, wish, document, tasks, ranking, key, allow_code, limit, batchnorm)
+        found = None if search is None else SearchResult.read(search)
+        wish = SelectionRequest(search=found, **given)
+        return SplitRequest(checkpoint, wish, document, tasks, ranking, key, allow_code, limit, batchnorm, search)
     decided = {
-        "key": key, "ranking": ranking, "tasks": tasks, "max-cost": max_cost, "batchnorm": batchnorm, **given,
+        "key": key, "ranking": ranking, "search": search, "tasks": tasks, "max-cost": max_cost,
+        "batchnorm": batchnorm, **given,
     }  # fmt: skip
     others = [name for name, value in decided.items() if value is not None]
     if others:

@@ -194,7 +194,7 @@ class _Split:
         if isinstance(request, PlanRequest):
             self.decision = decide_by_plan(request, source)
         else:
-            flow = FlowSource(request.ranking, source, program)
+            flow = FlowSource(request.flow, source, program)
             self.decision = decide(request, source, flow)
             self._flow_missing = flow.missing
         path, decision = output or _ANY_NAME, self.decision

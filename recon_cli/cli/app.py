@@ -24,6 +24,7 @@ from recon_cli.cli import (
     profile,
     rank,
     run,
+    search,
     split,
     tasks,
     tradeoff,
@@ -51,6 +52,7 @@ app.command("rank", short_help="Rank the layers by their conflicts.")(rank.comma
 app.command("tasks", short_help="Which tasks conflict, and which get along.")(tasks.command)
 app.command("transfer", short_help="Take a ranking over to another network.")(transfer.command)
 app.command("tradeoff", short_help="What splits remove, for what cost.")(tradeoff.command)
+app.command("search", short_help="Search which tasks share which modules.")(search.command)
 app.command("split", short_help="Split layers of a checkpoint.")(split.command)
 app.command("train", short_help="Train the network, or the branched one.")(train.command)
 app.command("run", short_help="Do all of it: profile, rank, split, train, compare.")(run.command)

@@ -70,6 +70,12 @@ def command(
         str | None,
         typer.Option("--layers", metavar="A,B", help="Split these layers; needs no ranking."),
     ] = None,
+    search: Annotated[
+        Path | None,
+        typer.Option(
+            "--search", metavar="FILE", help="Split as `recon search` found; needs no ranking; - is standard input."
+        ),
+    ] = None,
     random_layers: Annotated[
         int | None,
         typer.Option("--random-layers", metavar="K", help="Split K random layers (the paper's RSL)."),
@@ -156,6 +162,7 @@ def command(
         key=key,
         plan=plan,
         ranking=ranking,
+        search=search,
         tasks=comma_separated(tasks),
         allow_code=allow_code,
         max_cost=max_cost,

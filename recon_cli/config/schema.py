@@ -270,8 +270,7 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainSection:
-        if self.epochs is not None and self.iterations is not None:
-            raise ValueError("`epochs` and `iterations` contradict each other; give one of them")
+        _check_one_length(self)
         return self
 
 
@@ -327,6 +326,33 @@ class RunSection(Section):
         return self
 
 
+class SearchSection(Section):
+    """How long each stage of `recon search` learns, how fast, and the modules at which tasks may part."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    iterations: Annotated[int, Field(ge=1)] | None = None
+    alpha_lr: Annotated[float, Field(gt=0)] = 5e-5
+    chain: Annotated[list[str], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SearchSection:
+        _check_one_length(self)
+        return self
+
+    @field_validator("chain")
+    @classmethod
+    def _told_apart(cls, values: list[str] | None) -> list[str] | None:
+        for place, name in enumerate(values or []):
+            if name in (values or [])[:place]:
+                raise ValueError(f"the module {name!r} stands there twice")
+        return values
+
+
+def _check_one_length(section: TrainSection | SearchSection) -> None:
+    if section.epochs is not None and section.iterations is not None:
+        raise ValueError("`epochs` and `iterations` contradict each other; give one of them")
+
+
 class Config(Section):
     """A whole `recon.yaml`."""
 
@@ -341,6 +367,7 @@ class Config(Section):
     profile: ProfileSection = ProfileSection()
     train: TrainSection = TrainSection()
     run: RunSection = RunSection()
+    search: SearchSection = SearchSection()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cuda", "cpu"] = "auto"
 

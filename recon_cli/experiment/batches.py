@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -33,7 +33,7 @@ class Batch:
     inputs: Any
     targets: Any
 
-    def call(self, model: torch.nn.Module) -> Any:
+    def call(self, model: Callable[..., Any]) -> Any:
         """Run a network on the inputs."""
         if isinstance(self.inputs, Mapping):
             return model(**self.inputs)
@@ -87,15 +87,19 @@ class Batches:
     :param seed: seeds the order in which a Dataset is shuffled.
     :param device: where the tensors of a batch are moved.
     :param ranks: of every `ranks.size` batches, each rank takes the one at its place; what is left over is dropped.
+    :param key: the section's key in the config, as messages name it.
     :ivar passes: how often it came to the end of the data.
     :ivar restarts: how often the data was started over.
     """
 
-    def __init__(self, section: DataSection, seed: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, section: DataSection, seed: int, device: torch.device, ranks: Ranks = ALONE, *, key: str = "data"
+    ) -> None:
         self._section = section
         self._device = device
         self._ranks = ranks
-        self._loader = make_loader("data.target", section, seed, self._ranks)
+        self._what = f"{key}.target {quoted(section.target)}"
+        self._loader = make_loader(f"{key}.target", section, seed, self._ranks)
         self.restarts = 0
         self._started = False
         self.passes = 0
@@ -114,7 +118,7 @@ class Batches:
 
     def next_of_pass(self) -> Batch | None:
         """The next batch of the present pass over the data; None, once, where the pass ends."""
-        with user_code(f"data.target {quoted(self._section.target)}"):
+        with user_code(self._what):
             if self._raw is None:
                 self._beginning = {"random": random_states(), "generator": self._generator_state()}
                 self._raw, self._position = self._begin(), 0
@@ -166,12 +170,12 @@ class Batches:
         set_random_states(self._beginning["random"])
         if generator is not None and self._beginning["generator"] is not None:
             generator.set_state(self._beginning["generator"])
-        with user_code(f"data.target {quoted(self._section.target)}"):
+        with user_code(self._what):
             self._raw = self._begin()
             for done in range(self._position):
                 if self._next() is END:
                     raise ReconError(
-                        f"data.target {quoted(self._section.target)} gave {done} batches this time, "
+                        f"{self._what} gave {done} batches this time, "
                         f"but {self._position} or more to the run that is to go on"
                     )
 
@@ -213,10 +217,9 @@ class Batches:
         return None if generator is None else generator.get_state()
 
     def _no_more(self) -> ReconError:
-        target = quoted(self._section.target)
         if self._started:
             return ReconError(
-                f"data.target {target} cannot be started over: it gave no batches the second time",
+                f"{self._what} cannot be started over: it gave no batches the second time",
                 "return a Dataset or a list of batches rather than a generator, or ask for fewer iterations",
             )
         dataset = self._loader.dataset if isinstance(self._loader, DataLoader) else None
@@ -224,10 +227,10 @@ class Batches:
         if size:
             batches = "one batch" if self._ranks.size == 1 else f"{self._ranks.size} batches"
             return ReconError(
-                f"data.target {target} has {counted(size, 'item')}, fewer than {batches} of {self._section.batch_size}",
+                f"{self._what} has {counted(size, 'item')}, fewer than {batches} of {self._section.batch_size}",
                 "lower `data.batch_size` or set `data.drop_last: false`",
             )
-        return ReconError(f"data.target {target} is empty: it gave no batch")
+        return ReconError(f"{self._what} is empty: it gave no batch")
 
 
 def next_or_end(batches: Iterator[Any]) -> Any:

@@ -19,6 +19,7 @@ from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import Improvement, ResultComparison
 from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
 from recon_cli.artifacts.tasks import TaskRelations
@@ -158,6 +159,21 @@ def _tradeoff(found: Tradeoff) -> Facts:
         "copies": "one for every task" if found.max_groups is None else f"at most {found.max_groups}",
         "limits": str(len(found.within)),
         "published": f"the first 1 to {last.k} layers",
+    }
+
+
+def _search(found: SearchResult) -> Facts:
+    split = [module for module in found.modules if len(module.groups) > 1]
+    return {
+        "tasks": _names(found.tasks),
+        "method": found.method,
+        "modules": _names([module.name for module in found.modules]),
+        "modules that tasks do not share": _names([module.name for module in split]) or "none",
+        "groups of the last module": "; ".join(_names(group) for group in found.modules[-1].groups),
+        "training steps": f"{found.steps}, in {counted(len(found.stages), 'stage')}",
+        "seed": str(found.seed),
+        "device": found.device,
+        "made by": f"Recon {found.versions.recon}, torch {found.versions.torch}",
     }
 
 
@@ -325,6 +341,7 @@ SUMMARIES: Mapping[type[Document], Callable[[Any], Facts]] = {
     ResultComparison: _result_comparison,
     RunReport: _run,
     Ledger: _ledger,
+    SearchResult: _search,
 }
 """Every kind of document, and what says in words what it holds."""
 

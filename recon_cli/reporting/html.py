@@ -13,6 +13,7 @@ from recon_cli.artifacts.manifest import Manifest, SplitPlan
 from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import ResultComparison
 from recon_cli.artifacts.scores import Scores
+from recon_cli.artifacts.search import SearchResult
 from recon_cli.artifacts.tasks import TaskRelations
 from recon_cli.errors import counted, printable
 from recon_cli.inspection.documents import SUMMARIES
@@ -21,6 +22,7 @@ from recon_cli.reporting.conflict_comparison import reduction_rows
 from recon_cli.reporting.ranking import ranking_rows
 from recon_cli.reporting.result_comparison import result_comparison_rows
 from recon_cli.reporting.scores import scores_rows
+from recon_cli.reporting.search import search_rows
 from recon_cli.reporting.split import split_rows
 from recon_cli.reporting.tables import Rows
 from recon_cli.reporting.tasks import tasks_rows
@@ -36,6 +38,7 @@ _TABLES: Mapping[type[Document], Callable[[Any], Rows]] = {
     ConflictComparison: lambda comparison: reduction_rows(comparison, [run.name for run in comparison.runs]),
     ResultComparison: result_comparison_rows,
     TaskRelations: tasks_rows,
+    SearchResult: search_rows,
 }
 
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.method import JOINT, Method
-from recon_cli.dataflow.recording import copied, record
 from recon_cli.errors import NonFiniteError, ReconError, listed, quoted
 from recon_cli.experiment.batches import Batch
 from recon_cli.experiment.build import Experiment
+from recon_cli.experiment.flow import flow_on
 from recon_cli.experiment.losses import check_finite, labels_of, task_losses
 from recon_cli.experiment.ranks import ALONE, Ranks
 from recon_cli.experiment.targets import user_code
@@ -259,11 +259,8 @@ class Training:
         if self._experiment.is_sharded:
             self.flow_fault = "the network is sharded"
             return
-        written = self._experiment.written
         try:
-            with user_code("the model"), self._experiment.optimization.forward():
-                own = Batch(copied(batch.inputs), None)
-                self.flow = record(written, self._names, lambda: own.call(written))
+            self.flow = flow_on(self._experiment, batch)
         except ReconError as error:
             self.flow_fault = error.message
 

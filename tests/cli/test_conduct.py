@@ -18,7 +18,7 @@ from tests.results.making import results
 
 COMMANDS = [
     "init", "inspect", "profile", "rank", "split", "compare-rankings", "verify", "extract", "unsplit", "diff",
-    "methods", "compare-conflicts", "train", "compare-results", "run", "report", "tasks",
+    "methods", "compare-conflicts", "train", "compare-results", "run", "report", "tasks", "search",
 ]  # fmt: skip
 
 
@@ -74,6 +74,7 @@ NEEDS_NO_TORCH = {
     "run of contradicting stages": ["run", "whole.yaml", "-o", "out", "--from", "split", "--until", "rank"],
     "rank": ["rank", "ranking.json", "-o", "r.json"],
     "rank of scores": ["rank", "scores.json", "-S", "0", "--json"],
+    "search of a bad config": ["search", "bad.yaml", "--method", "conal", "-o", "s.json"],
     "tasks": ["tasks", "scores.json", "-S", "0", "--layer", "body.0"],
     "tasks of more than two": ["tasks", "five.json"],
     "compare-rankings": ["compare-rankings", "ranking.json", "ranking.json"],

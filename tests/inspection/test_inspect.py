@@ -406,6 +406,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
     recon("run", chain, "-o", "chain", "-q").succeeds()
     shutil.copy("chain/report.json", "run.json")
     shutil.copy("chain/ledger.json", "ledger.json")
+    recon("search", training, "--method", "conal", "--iterations", 1, "-o", "search.json", "-q").succeeds()
     for kind, words in {
         "scores": ["left, right", "6 of 6"],
         "ranking": ["left, right", "severity", "first layers"],
@@ -424,6 +425,7 @@ def test_documents_are_told_by_their_schema(recon, scores, ranking, checkpoint, 
         "result-comparison": ["joint, again", "improvement over joint, above 0 is better", "again +0.00%"],
         "run": ["left, right", "split layers", "joint, joint-recon, single-task", "not measured in training"],
         "ledger": ["profile, rank, split recon", "steps that were begun", "none"],
+        "search": ["left, right", "conal", "conv, body.0, body.2", "1, in 1 stage"],
         "methods": ["manipulation", "gradops", "balancing", "famo"],
     }.items():
         text = recon("inspect", f"{kind}.json").succeeds().out

@@ -82,7 +82,7 @@ def test_a_profile_measures_what_it_had_measured_without(recon, config, tmp_path
     def refuse(*_):
         raise ReconError("not today")
 
-    monkeypatch.setattr("recon_cli.updating.training.record", refuse)
+    monkeypatch.setattr("recon_cli.experiment.flow.record", refuse)
     result = recon("profile", path, "-o", "without.json").succeeds()
     assert result.err.count("not be known what splits cost in operations: not today") == 1
     found, expected = (json.loads(Path(f"{name}.json").read_text()) for name in ("with", "without"))

@@ -155,3 +155,16 @@ def test_random_weights_are_softmax_of_normal_numbers(name):
     # The difference of two standard normal numbers has the variance 2.
     assert abs(float(difference.mean())) < 0.12
     assert float(difference.var()) == pytest.approx(2, rel=0.12)
+
+
+def test_uniform_random_weights_are_uniform_numbers_over_their_sum():
+    rule = make_rule("rlw", TASKS, seed=3, distribution="uniform")
+    drawn = torch.stack([rule.weights(Observation(torch.ones(3))).shared for _ in range(4000)])
+    torch.testing.assert_close(drawn.sum(1), torch.ones(4000, dtype=torch.float64))
+    assert bool((drawn > 0).all())
+    # Of u / (u + v + w), uniform on (0, 1): the mean is 1/3, and P(u > v + w) = 1/6 is that of a weight above 1/2.
+    assert abs(float(drawn.mean()) - 1 / 3) < 1e-9
+    assert abs(float((drawn > 0.5).double().mean()) - 1 / 6) < 0.01
+    normal = make_rule("rlw", TASKS, seed=3)
+    others = torch.stack([normal.weights(Observation(torch.ones(3))).shared for _ in range(4000)])
+    assert abs(float((others > 0.5).double().mean()) - 1 / 6) > 0.03

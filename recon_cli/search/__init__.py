@@ -1,0 +1,1 @@
+"""Searching an architecture: where each task leaves the layers that it shares with the others."""
