@@ -49,5 +49,7 @@ class Noticed:
 
     def records(self) -> tuple[ModuleConflicts, ...]:
         """What was counted."""
-        counts = zip(self._modules, *(each.tolist() for each in (self._pairs, self._negative, self._zeroed)), strict=True)
+        counts = zip(
+            self._modules, *(each.tolist() for each in (self._pairs, self._negative, self._zeroed)), strict=True
+        )
         return tuple(ModuleConflicts(module=m, pairs=p, negative=n, zeroed=z) for m, p, n, z in counts)
