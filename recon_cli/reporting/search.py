@@ -31,12 +31,14 @@ def search_view(found: SearchResult) -> Iterable[RenderableType]:
 
 def search_rows(found: SearchResult) -> Rows:
     """For each module the tasks that share its copies, and the ratio of negative cosines (CoNAL, Table 1)."""
+    looked = any(stage.conflicts for stage in found.stages)
     rows = []
     for module in found.modules:
         ratio = found.ratio(module.name)
         groups = " | ".join(", ".join(group) for group in module.groups)
-        rows.append([module.name, groups, "" if ratio is None else percent(ratio), f"{module.parameters:,}"])
-    return Rows(["module", "tasks of its copies", ">negative cosines", ">parameters"], rows)
+        cosines = ["" if ratio is None else percent(ratio)] if looked else []
+        rows.append([module.name, groups, *cosines, f"{module.parameters:,}"])
+    return Rows(["module", "tasks of its copies", *([">negative cosines"] if looked else []), ">parameters"], rows)
 
 
 def choices_rows(stage: SearchStage, modules: Sequence[str]) -> Rows:

@@ -17,7 +17,7 @@ _BMTAS = Sampling(
     in_turn=True, alpha_lr=0.01, alpha_decay=5e-5, annealing=linear, first=5.0, last=0.1, warm_up=0.05,
     resource_weight=0.1,
 )  # fmt: skip
-# Temperatures and warm-up as in LibMTL with 100 epochs; the authors published no code, and no resource loss.
+# Temperatures and warm-up as in LibMTL with 100 epochs; the paper has no resource loss.
 _LTB = Sampling(
     in_turn=False, alpha_lr=0.01, alpha_decay=0.0, annealing=inverse_root, first=5.0, last=0.5, warm_up=0.01,
     resource_weight=0.0,

@@ -43,8 +43,8 @@ def partition(paths: Mapping[str, Path], place: int) -> tuple[tuple[str, ...], .
 class Candidates(Supernet):
     """The candidate paths of all tasks; equal beginnings of paths run once.
 
-    Task t's encoder output is sum_p softmax(alpha_t)_p z_(t,p), z_(t,p) what comes out of its path p; its head makes
-    the task's output of that.
+    Task t's encoder output is sum_p softmax(alpha_t)_p z_(t,p), where z_(t,p) is what comes out of its path p; its head
+    makes the task's output of that.
 
     :param paths: of each task, one or more of one length; the copies that they name and `copies` lacks are made, equal
         to the shared modules.

@@ -86,8 +86,10 @@ def test_what_is_found_is_shown(recon, config):
     shown = recon("search", path, "--method", "ltb", "-o", "search.json").succeeds()
     for words in ("copy 4", "trunk.2", "expected of a branching that is drawn"):
         assert words in shown.out + shown.err
+    assert "negative cosines" not in shown.out + shown.err
     inspected = recon("inspect", "search.json").succeeds().out
-    assert "ltb" in inspected
+    for words in ("ltb", "operations of the modules", "384 if all tasks share them"):
+        assert words in inspected
 
 
 @pytest.mark.parametrize("method", ["conal", "conal-pro"])
