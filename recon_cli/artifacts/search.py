@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,7 @@ from recon_cli.artifacts.versions import Versions
 
 Count = Annotated[int, Field(ge=0)]
 Point = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class TaskChoice(Record):
@@ -22,7 +23,7 @@ class TaskChoice(Record):
     points: tuple[Point, ...] = Field(
         min_length=2, description="branch points: the module, from 1, before which it would leave the shared ones"
     )
-    probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+    probabilities: tuple[Probability, ...] = Field(
         description="softmax(alpha) at the end of the stage, in the order of `points`"
     )
     chosen: Point
@@ -54,12 +55,67 @@ class ModuleConflicts(Record):
         return self.negative / self.pairs if self.pairs else None
 
 
-class SearchStage(Record):
-    """A part of a search, in which all choices are learned together."""
+class CopyChoices(Record):
+    """By what probabilities the copies of a module were drawn at the end of a stage, and which ones were chosen."""
 
-    steps: Annotated[int, Field(ge=1)] = Field(description="updates of the weights, each after one of alpha")
-    choices: tuple[TaskChoice, ...] = Field(min_length=1)
-    conflicts: tuple[ModuleConflicts, ...] = Field(description="of the shared modules that were looked at")
+    module: str
+    readers: tuple[str, ...] = Field(
+        min_length=2,
+        description="who draws one of the copies: the tasks; or, by parents, `copy 1` and so on of the next module, "
+        "and the tasks only for the last",
+    )
+    probabilities: tuple[tuple[Probability, ...], ...] = Field(
+        description="softmax(alpha): for each reader those of the copies"
+    )
+    chosen: tuple[Point, ...] = Field(description="for each reader the most probable copy, from 1")
+    together: tuple[tuple[Probability, ...], ...] = Field(
+        description="for each task the probabilities that it shares the module with the tasks, in their order, in a "
+        "branching that is drawn"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CopyChoices:
+        if not len(self.readers) == len(self.probabilities) == len(self.chosen):
+            raise ValueError(f"not every reader of module {self.module!r} has one choice")
+        copies = {len(of_reader) for of_reader in self.probabilities}
+        if len(copies) > 1 or max(self.chosen) > max(copies):
+            raise ValueError(f"the choices of module {self.module!r} are not of its copies")
+        if any(len(of_task) != len(self.together) for of_task in self.together):
+            raise ValueError(f"not every pair of tasks has a probability to share module {self.module!r}")
+        return self
+
+
+class ExpectedResource(Record):
+    """What the chain costs, all shared, and in a branching that is drawn at the end of a stage."""
+
+    unit: Literal["operations", "parameters"]
+    weight: Annotated[float, Field(ge=0)] = Field(
+        description="of the resource loss: the part of what can be shared that is expected not to be"
+    )
+    shared: Count
+    expected: Annotated[float, Field(ge=0)] | None = Field(
+        description="null where there are too many tasks to compute it"
+    )
+
+
+class SearchStage(Record):
+    """A part of a search, in which all choices are learned together: tasks' branch points, or copies of modules."""
+
+    steps: Annotated[int, Field(ge=1)] = Field(description="updates of the weights")
+    choices: tuple[TaskChoice, ...] = Field(default=(), description="between branch points, of CoNAL and CoNAL-Pro")
+    conflicts: tuple[ModuleConflicts, ...] = Field(default=(), description="of the shared modules that were looked at")
+    sampled: tuple[CopyChoices, ...] = Field(
+        default=(), description="between the copies of each module of the chain, of BMTAS and LTB"
+    )
+    resource: ExpectedResource | None = Field(default=None, description="of BMTAS and LTB")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchStage:
+        if bool(self.choices) == bool(self.sampled):
+            raise ValueError("a stage has choices either between branch points or between copies")
+        if (self.resource is not None) != bool(self.sampled):
+            raise ValueError("a stage has a resource if it has choices between copies, and only then")
+        return self
 
 
 class SearchedLayer(Record):
@@ -119,7 +175,15 @@ class SearchResult(Document):
             raise ValueError("there is not one branch point of the chain per task")
         if self.flow is not None and self.flow.tasks != self.tasks:
             raise ValueError("the data flow is of other tasks")
+        for stage in self.stages:
+            self._check_sampled(stage.sampled)
         return self
+
+    def _check_sampled(self, sampled: Sequence[CopyChoices]) -> None:
+        if sampled and [choices.module for choices in sampled] != [module.name for module in self.modules]:
+            raise ValueError("the copies that were chosen are not those of the modules of the chain")
+        if any(len(choices.together) != len(self.tasks) for choices in sampled):
+            raise ValueError("the probabilities to share are of other tasks")
 
     def ratio(self, module: str) -> float | None:
         """The share of a module's pairs with a negative cosine, over all stages; None if it was never looked at."""

@@ -14,7 +14,9 @@ from recon_cli.errors import ReconError
 
 def command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The config; `recon init` writes one.")],
-    method: Annotated[str, typer.Option("--method", metavar="conal|conal-pro", help="How it is searched; see docs.")],
+    method: Annotated[
+        str, typer.Option("--method", metavar="conal|conal-pro|bmtas|ltb", help="How it is searched; see docs.")
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="What is found; - is standard output.")
     ],
@@ -40,7 +42,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search which tasks share which modules of the network's trunk, by CoNAL or CoNAL-Pro.
+    """Search which tasks share which modules of the network's trunk, by CoNAL, CoNAL-Pro, BMTAS or LTB.
 
     `recon split CHECKPOINT --search FILE` carries out what is found, and `recon train --manifest` trains it.
     """

@@ -61,5 +61,6 @@ class SearchProgress(LivePicture):
         from recon_cli.reporting.tables import table_of
 
         assert self._progress is not None
+        # Searches that draw have one stage.
         tables = [table_of(choices_rows(stage, self._modules)) for stage in self._stages]
         return Group(*tables, self._progress)

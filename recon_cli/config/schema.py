@@ -326,13 +326,23 @@ class RunSection(Section):
         return self
 
 
+class SamplingSection(Section):
+    """How BMTAS and LTB draw branchings; what is None is the method's own."""
+
+    temperature_start: Annotated[float, Field(gt=0)] | None = None
+    temperature_end: Annotated[float, Field(gt=0)] | None = None
+    warm_up: Annotated[float, Field(ge=0, lt=1)] | None = None
+    resource_weight: Annotated[float, Field(ge=0)] | None = None
+
+
 class SearchSection(Section):
     """How long each stage of `recon search` learns, how fast, and the modules at which tasks may part."""
 
     epochs: Annotated[int, Field(ge=1)] | None = None
     iterations: Annotated[int, Field(ge=1)] | None = None
-    alpha_lr: Annotated[float, Field(gt=0)] = 5e-5
+    alpha_lr: Annotated[float, Field(gt=0)] | None = None
     chain: Annotated[list[str], Field(min_length=1)] | None = None
+    sampling: SamplingSection | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> SearchSection:

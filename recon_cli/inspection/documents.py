@@ -19,7 +19,7 @@ from recon_cli.artifacts.ranking import Ranking
 from recon_cli.artifacts.result_comparison import Improvement, ResultComparison
 from recon_cli.artifacts.run import Ledger, RunReport
 from recon_cli.artifacts.scores import Scores
-from recon_cli.artifacts.search import SearchResult
+from recon_cli.artifacts.search import ExpectedResource, SearchResult
 from recon_cli.artifacts.sharing import Sharing
 from recon_cli.artifacts.strict_json import parse
 from recon_cli.artifacts.tasks import TaskRelations
@@ -171,10 +171,17 @@ def _search(found: SearchResult) -> Facts:
         "modules that tasks do not share": _names([module.name for module in split]) or "none",
         "groups of the last module": "; ".join(_names(group) for group in found.modules[-1].groups),
         "training steps": f"{found.steps}, in {counted(len(found.stages), 'stage')}",
+        **{f"{each.unit} of the modules": _resource(each) for stage in found.stages if (each := stage.resource)},
         "seed": str(found.seed),
         "device": found.device,
         "made by": f"Recon {found.versions.recon}, torch {found.versions.torch}",
     }
+
+
+def _resource(resource: ExpectedResource) -> str:
+    shared = f"{resource.shared} if all tasks share them"
+    expected = resource.expected
+    return shared if expected is None else f"{shared}, {expected:.0f} expected of a branching that is drawn"
 
 
 def _training(training: Training) -> Facts:

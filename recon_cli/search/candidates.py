@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from recon_cli.search.chain import Chain
-from recon_cli.search.graph import bound
+from recon_cli.search.supernet import SHARED, Supernet, mixed
 
 Path = tuple[str, ...]
 """Whose copy of each module of the chain is run: `SHARED`, or the name of an owner."""
-
-SHARED = "shared"
-"""The owner of the modules that all tasks share: the network's own."""
 
 
 def own_path(owner: str, point: int, length: int) -> Path:
@@ -30,7 +25,7 @@ def own_path(owner: str, point: int, length: int) -> Path:
 
 
 def branch_point(path: Path) -> int:
-    """The branch point of a path, from 1: the first module that is not the shared one; one more than all if none is."""
+    """The branch point of a path, from 1: the first module that is not the shared one, else one more than all."""
     return next((place for place, owner in enumerate(path, start=1) if owner != SHARED), len(path) + 1)
 
 
@@ -45,12 +40,11 @@ def partition(paths: Mapping[str, Path], place: int) -> tuple[tuple[str, ...], .
     return tuple(tuple(group) for group in groups.values())
 
 
-class Candidates(nn.Module):
+class Candidates(Supernet):
     """The candidate paths of all tasks; equal beginnings of paths run once.
 
     Task t's encoder output is sum_p softmax(alpha_t)_p z_(t,p), where z_(t,p) is what comes out of its path p; its head
-    makes the task's output of that. alpha begins at zero, and requires a gradient only inside of `learning_alpha`, so
-    that an optimizer of all trainable parameters does not take it.
+    makes the task's output of that.
 
     :param paths: of each task, one or more of one length; the copies that they name and `copies` lacks are made, equal
         to the shared modules.
@@ -63,44 +57,21 @@ class Candidates(nn.Module):
         paths: Mapping[str, Sequence[Path]],
         copies: Mapping[tuple[int, str], nn.Module] | None = None,
     ) -> None:
-        super().__init__()
+        steps = sorted({step for of_task in paths.values() for path in of_task for step in enumerate(path)})
+        super().__init__(chain, paths, steps, ((len(of_task),) for of_task in paths.values()), copies)
         self.paths = {task: tuple(of_task) for task, of_task in paths.items()}
-        self._signature = chain.signature
-        self.before = chain.before
-        self.heads = nn.ModuleList(chain.heads[task] for task in paths)
-        # By a number, as owners may be called anything.
-        self.copies = nn.ModuleList()
-        self._numbers: dict[tuple[int, str], int] = {}
-        for place, owner in sorted(
-            {step for of_task in paths.values() for path in of_task for step in enumerate(path)}
-        ):
-            self._numbers[place, owner] = len(self.copies)
-            given = (copies or {}).get((place, owner))
-            shared = chain.modules[place].part
-            self.copies.append(given or (shared if owner == SHARED else copy.deepcopy(shared)))
-        some = next(chain.before.parameters(), next(self.parameters()))
-        self.alphas = nn.ParameterList(
-            nn.Parameter(torch.zeros(len(of_task), device=some.device), requires_grad=False)
-            for of_task in self.paths.values()
-        )
 
-    def copy_of(self, place: int, owner: str) -> nn.Module:
-        """An owner's copy of a module."""
-        return self.copies[self._numbers[place, owner]]
+    @property
+    def choosing(self) -> Sequence[int]:
+        """The places of the tasks that have several paths."""
+        return [place for place, task in enumerate(self.tasks) if len(self.paths[task]) > 1]
 
-    def all_copies(self) -> dict[tuple[int, str], nn.Module]:
-        """The copies of all modules, by place and owner."""
-        return {step: self.copies[number] for step, number in self._numbers.items()}
-
-    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Call it as the network; gives the output of each task."""
-        inputs = bound(self._signature, args, kwargs)
-        features: dict[Path, Any] = {(): self.before(None, *inputs)}
-        outputs = {}
-        for number, (task, paths) in enumerate(self.paths.items()):
+    def encoded(self, feature: Any, inputs: Sequence[Any]) -> Iterator[Any]:
+        """What comes out of the chain for each task."""
+        features: dict[Path, Any] = {(): feature}
+        for number, paths in enumerate(self.paths.values()):
             ends = [self._run(path, features, inputs) for path in paths]
-            outputs[task] = self.heads[number](self._mixed(number, ends), *inputs)
-        return outputs
+            yield self._mixed(number, ends)
 
     def probabilities(self) -> dict[str, list[float]]:
         """For each task that has a choice, softmax(alpha)."""
@@ -117,23 +88,6 @@ class Candidates(nn.Module):
             for (task, paths), alpha in zip(self.paths.items(), self.alphas, strict=True)
         }
 
-    @contextmanager
-    def learning_alpha(self) -> Iterator[list[nn.Parameter]]:
-        """Take all weights as fixed in the block; gives alpha of the tasks that have a choice."""
-        weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        alphas = [alpha for alpha in self.alphas if len(alpha) > 1]
-        for parameter in weights:
-            parameter.requires_grad_(False)
-        for alpha in alphas:
-            alpha.requires_grad_(True)
-        try:
-            yield alphas
-        finally:
-            for alpha in alphas:
-                alpha.requires_grad_(False)
-            for parameter in weights:
-                parameter.requires_grad_(True)
-
     def _run(self, path: Path, features: dict[Path, Any], inputs: Sequence[Any]) -> Any:
         for end in range(1, len(path) + 1):
             if path[:end] not in features:
@@ -144,8 +98,4 @@ class Candidates(nn.Module):
     def _mixed(self, number: int, ends: Sequence[torch.Tensor]) -> torch.Tensor:
         if len(ends) == 1:
             return ends[0]
-        weights = self.alphas[number].softmax(0)
-        mixed: torch.Tensor = weights[0] * ends[0]
-        for weight, end in zip(weights[1:], ends[1:], strict=True):
-            mixed = mixed + weight * end
-        return mixed
+        return mixed(self.alphas[number].softmax(0), ends)

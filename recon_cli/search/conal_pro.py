@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from recon_cli.search.candidates import SHARED, Candidates, Path, own_path
+from recon_cli.search.candidates import Candidates, Path, own_path
 from recon_cli.search.chain import Chain
 from recon_cli.search.method import Found, Learn, task_owner
+from recon_cli.search.supernet import SHARED
 
 
 def conal_pro(chain: Chain, tasks: Sequence[str], learn: Learn) -> Found:

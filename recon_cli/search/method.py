@@ -1,4 +1,4 @@
-"""What a method of searching is: it says which paths are candidates, and makes of what is learned one for each task."""
+"""What a method of searching is: it says what is learned, and makes of that one path for each task."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from recon_cli.artifacts.dataflow import Dataflow
 from recon_cli.artifacts.search import SearchStage
 from recon_cli.search.candidates import Candidates, Path
 from recon_cli.search.chain import Chain
+from recon_cli.search.learning import Learning, Material
 
 Learn = Callable[[Candidates, Sequence[int]], SearchStage]
 """Makes a stage of a search: from candidates, and the places of the shared modules that conflicts are looked for in."""
@@ -25,15 +27,41 @@ class Found:
     stages: tuple[SearchStage, ...]
 
 
-class SearchMethod(Protocol):
-    """A method of searching."""
+class Searching(Protocol):
+    """What a method works with.
 
-    def __call__(self, chain: Chain, tasks: Sequence[str], learn: Learn) -> Found:
-        """Search.
+    :ivar tasks: the names of the tasks, in order.
+    :ivar flow: the network's data flow, if it is known.
+    """
 
-        :param tasks: the names of the tasks, in order.
-        :param learn: makes a stage; the candidates are learned when it returns.
+    chain: Chain
+    tasks: tuple[str, ...]
+    material: Material
+    flow: Dataflow | None
+
+    @property
+    def steps(self) -> int:
+        """The steps of a stage.
+
+        :raises ReconError: if that is not known.
         """
+
+    def learn(self, stage: Learning) -> SearchStage:
+        """Make a stage; its supernet is learned when it returns."""
+
+
+@dataclass(frozen=True)
+class SearchMethod:
+    """A method of searching.
+
+    :ivar search: searches.
+    :ivar validates: whether it learns on validation data.
+    :ivar samples: whether it draws, as `search.sampling` says.
+    """
+
+    search: Callable[[Searching], Found]
+    validates: bool
+    samples: bool
 
 
 def task_owner(task: str) -> str:

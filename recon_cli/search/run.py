@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from recon_cli.experiment.build import Experiment, build_experiment
 from recon_cli.experiment.device import choose_device, device_name, repeatable
 from recon_cli.experiment.flow import flow_on
 from recon_cli.experiment.targets import search_path
-from recon_cli.search.bilevel import Material, Stage
-from recon_cli.search.candidates import Candidates, branch_point, partition
+from recon_cli.search.candidates import branch_point, partition
 from recon_cli.search.chain import Chain, find_chain
-from recon_cli.search.method import Found
+from recon_cli.search.learning import Learning, Material
+from recon_cli.search.method import Found, SearchMethod
 from recon_cli.search.methods import find_method
 from recon_cli.search.observer import Observer
 from recon_cli.torchrun import is_one_of_many
@@ -60,7 +59,7 @@ def search(request: SearchRequest, observer: Observer, output: Path | None, *, o
         loss becomes NaN or infinite.
     """
     method = find_method(request.method)
-    _check(request)
+    _check(request, method)
     seed = request.config.config.seed if request.seed is None else request.seed
     # The user's code may change the working folder.
     output = output if output is None or output == STANDARD_STREAM else output.absolute()
@@ -69,16 +68,16 @@ def search(request: SearchRequest, observer: Observer, output: Path | None, *, o
     device = choose_device(request.device or request.config.config.device)
     # Standard output is for data, whatever the user's code prints.
     with search_path(request.config.folder), repeatable(seed), redirect_stdout(sys.stderr):
-        run = _Run(request, seed, device, observer)
+        run = _Run(request, method, seed, device, observer)
         begun = time.perf_counter()
-        found = method(run.chain, request.config.config.task_names, run.learn)
+        found = method.search(run)
         result = run.result(found, time.perf_counter() - begun)
     if output is not None:
         result.write(output, overwrite=overwrite)
     return result
 
 
-def _check(request: SearchRequest) -> None:
+def _check(request: SearchRequest, method: SearchMethod) -> None:
     config = request.config.config
     if is_one_of_many():
         raise ReconError("a search runs in one process", "start it without `torchrun`")
@@ -87,31 +86,39 @@ def _check(request: SearchRequest) -> None:
             "a search takes the network's code apart, and a file of TorchScript or of an exported program holds none",
             "name what makes the network under `model.target`",
         )
-    if config.validation is None:
+    if method.validates and config.validation is None:
         raise ReconError(
             "the config has no section `validation`, and a search learns on its data where tasks part",
             "name data there that is not trained on",
+        )
+    if not method.samples and config.search.sampling is not None:
+        raise ReconError(
+            f"the config has `search.sampling`, which {request.method} makes no use of",
+            "leave it out, or search by bmtas or ltb",
         )
 
 
 class _Run:
     """A search, and what its stages learn from."""
 
-    def __init__(self, request: SearchRequest, seed: int, device: torch.device, observer: Observer) -> None:
+    def __init__(
+        self, request: SearchRequest, method: SearchMethod, seed: int, device: torch.device, observer: Observer
+    ) -> None:
         config = request.config.config
         self._request, self._seed, self._observer = request, seed, observer
         self._experiment = build_experiment(request.config, seed=seed, device=device, checkpoint=request.checkpoint)
-        self._material = Material(config, self._experiment, _validation(request.config, seed, device))
+        validation = _validation(request.config, seed, device) if method.validates else None
+        self.material = Material(config, self._experiment, validation)
+        self.tasks = config.task_names
         batch = next(self._experiment.batches)
-        self.chain = find_chain(self._experiment.model, config.task_names, batch, config.search.chain)
-        self._flow = _flow(self._experiment, batch, observer)
+        self.chain = find_chain(self._experiment.model, self.tasks, batch, config.search.chain)
+        self.flow = _flow(self._experiment, batch, observer)
         self._stages = 0
         observer.chained(self.chain.names)
 
-    def learn(self, candidates: Candidates, looked_at: Sequence[int]) -> SearchStage:
+    def learn(self, stage: Learning) -> SearchStage:
         """Make a stage."""
-        candidates.train()
-        stage, steps = Stage(self._material, self.chain, candidates, looked_at), self._steps()
+        steps = self.steps
         self._stages += 1
         self._observer.started(self._stages, steps, device_name(self._experiment.device))
         while stage.step < steps:
@@ -125,7 +132,7 @@ class _Run:
         """What was found, as a document."""
         return SearchResult(
             method=self._request.method,
-            tasks=self._request.config.config.task_names,
+            tasks=self.tasks,
             modules=tuple(_module(self.chain, place, found) for place in range(len(self.chain.modules))),
             branch_points=tuple(branch_point(path) for path in found.paths.values()),
             stages=found.stages,
@@ -136,10 +143,11 @@ class _Run:
             config_digest=self._request.config.digest,
             checkpoint_digest=self._experiment.checkpoint_digest,
             versions=Versions(recon=__version__, torch=torch.__version__),
-            flow=self._flow,
+            flow=self.flow,
         )
 
-    def _steps(self) -> int:
+    @property
+    def steps(self) -> int:
         """The steps of a stage."""
         section, request = self._request.config.config.search, self._request
         epochs, iterations = request.epochs, request.iterations
