@@ -13,6 +13,9 @@ from torch import nn
 from recon_cli.artifacts.dataflow import Dataflow, Operation
 from recon_cli.artifacts.manifest import Manifest
 from recon_cli.artifacts.ranking import RankedLayer, Ranking, RankingSource
+from recon_cli.artifacts.search import SearchResult
+from recon_cli.branching.requests import SelectionRequest
+from recon_cli.errors import ReconError
 from recon_cli.grouping.best import best_groups
 from recon_cli.ranking.pairwise import added_up, pair_conflicts
 from recon_cli.ranking.rank import rank
@@ -204,3 +207,11 @@ def test_the_groups_are_those_of_all_chosen_layers_together():
     for one, other in combinations(range(4), 2):
         assert total[one][other] == sum(matrix[one][other] for matrix in matrices)
     assert best_groups(total, 2) == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({"max_groups": 2}, "--max-groups"), ({"granularity": "module"}, "--gran")]
+)
+def test_a_search_groups_the_tasks_itself(given, words):
+    with pytest.raises(ReconError, match=words):
+        SelectionRequest(search=SearchResult.model_construct(), **given)
