@@ -101,6 +101,10 @@ def test_steps_are_the_same_as_by_hand(config, kind, in_turn, accumulate):
 def test_in_half_precision_alpha_moves_by_what_it_is(config):
     """float16 losses are scaled, and alpha's gradients come without the scale."""
     supernet, material, _, _ = prepared(config, SampledByParent, 1)
+    torch.manual_seed(1)
+    for parameter in [*supernet.parameters()]:
+        # Equal copies would give alpha no gradient.
+        torch.nn.init.normal_(parameter)
     mine = dataclasses.replace(SAMPLING, in_turn=False, warm_up=0.0)
     stage = SampledStage(material, supernet, mine, RESOURCES, STEPS)
     scaled = copy.deepcopy(supernet)
@@ -113,5 +117,6 @@ def test_in_half_precision_alpha_moves_by_what_it_is(config):
         torch.manual_seed(0)
         each.advance()
     assert other._weights.scale > 1
+    assert max(float(alpha.grad.abs().max()) for alpha in supernet.alphas) > 0.1
     for one, two in zip(supernet.alphas, scaled.alphas, strict=True):
-        torch.testing.assert_close(two.grad, one.grad, rtol=0.05, atol=1e-3)
+        torch.testing.assert_close(two.grad, one.grad, rtol=0.1, atol=0.02)
