@@ -83,7 +83,9 @@ NEEDS_NO_TORCH = {
     "compare-results": ["compare-results", "run", "single", "-o", "d.json"],
     "split": ["split", "model.safetensors", "--layers", "conv", "--tasks", "a,b", "-o", "b.safetensors"],
     "split of a ranking": ["split", "model.safetensors", "--ranking", "ranking2.json", "--top-k", "1", "--dry-run"],
-    "split within limits": ["split", "model.safetensors", "--ranking", "ranking2.json", "--max-params", "99%", "--dry-run"],
+    "split within limits": [
+        "split", "model.safetensors", "--ranking", "ranking2.json", "--max-params", "99%", "--dry-run"
+    ],
     "tradeoff": ["tradeoff", "ranking2.json"],
     "transfer": ["transfer", "ranking.json", "--tasks", "a,b", "-o", "t.json"],
     "verify": ["verify", "branched.safetensors", "--source", "model.safetensors"],
