@@ -46,7 +46,11 @@ def tradeoff(ranking: Ranking, max_groups: int | None = None) -> Tradeoff:
         conflict=problem.total,
         parameters=size,
         within=tuple(
-            Within(max_parameters=share, max_operations=ratio, split=_cost(problem, solver.best_of(sample, limits)))
+            Within(
+                max_parameters=share,
+                max_operations=ratio,
+                split=_cost(problem, solver.best_of(sample, limits, exchange=False)),
+            )
             for ratio in _ratios(problem)
             for share in _PARAMETERS
             for limits in [_limits(problem, size, share, ratio)]
@@ -74,7 +78,7 @@ def _published(solver: Solver, sample: Sequence[Solution], k: int) -> Published:
     problem = solver.problem
     apart, together = all_apart(problem.tasks), all_together(problem.tasks)
     first = problem.solution([apart if place < k else together for place in range(len(problem.items))])
-    instead = solver.best_of([*sample, first], Limits(first.added, first.operations))
+    instead = solver.best_of([*sample, first], Limits(first.added, first.operations), exchange=False)
     return Published(k=k, split=_cost(problem, first), instead=_cost(problem, instead))
 
 

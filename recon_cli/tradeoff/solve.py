@@ -69,14 +69,16 @@ class Solver:
             self._late(found, first, price)
         return list(dict.fromkeys(found))
 
-    def best_of(self, solutions: Iterable[Solution], limits: Limits) -> Solution:
+    def best_of(self, solutions: Iterable[Solution], limits: Limits, *, exchange: bool = True) -> Solution:
         """What comes of the best ones within the limits when what they leave of them is used up.
 
         :param solutions: one within the limits at least.
+        :param exchange: whether taking something back for something else is tried as well, which takes seconds.
         """
         within = dict.fromkeys(each for each in solutions if each.within(limits))
         best = sorted(within, key=_merit, reverse=True)[:_POLISHED]
-        return max((_polished(self.problem, self._family, limits, each) for each in best), key=_merit)
+        improved = _polished if exchange and len(self._family) <= _EXCHANGED else _filled
+        return max((improved(self.problem, self._family, limits, each) for each in best), key=_merit)
 
     def _at_prices(self, ladder: Ladder, limits: Limits) -> list[Solution]:
         """The best splits at the prices that are tried until the limits are kept."""
@@ -112,8 +114,6 @@ class Solver:
 def _polished(problem: Problem, family: Sequence[Partition], limits: Limits, solution: Solution) -> Solution:
     """Use up what a solution leaves of the limits, as long as that removes more conflict."""
     best = _filled(problem, family, limits, solution)
-    if len(family) > _EXCHANGED:
-        return best
     while True:
         for smaller in _steps_back(problem, family, best):
             found = _filled(problem, family, limits, smaller)
